@@ -1,0 +1,188 @@
+"""Whole units: everything that the model's couplings tie together goes or stays together."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fprune.allocate.axes import Axis, axes, outputs
+from fprune.allocate.budget import local_rows, removals
+from fprune.config import Config
+from fprune.criteria import Criterion
+from fprune.errors import ConfigError, StructureError
+from fprune.masks import Masks
+from fprune.plan import Row
+from fprune.scope import Scope
+from fprune.structure import Structure, masked_units, trace
+
+__all__ = ["dependency_aware"]
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+F = TypeVar("F", bound=Callable[..., Masks])
+
+
+def _needing(*what: str) -> Callable[[F], F]:
+    """Say what an allocation wants besides parameters; a pruner that takes it wants the same."""
+
+    def mark(fn: F) -> F:
+        vars(fn)["needs"] = frozenset(what)
+        return fn
+
+    return mark
+
+
+@_needing("example_inputs", "structure")
+def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config: Config) -> Masks:
+    """Remove whole units: a filter with its bias, the norm's entries, the filters added to it, and the weights that read it.
+
+    The units come from the structure of the model. A unit's score is the mean over the weights whose output channels it owns
+    of `score of those channels / mean score of the weight's channels`, so that a layer with large kernels does not decide
+    for the layers it is added to. Of each family of units `floor(s * n)` go, n counted before any compaction; of a layer
+    whose channels fall into several families `floor(s * n)` go in total, and each family keeps one unit. With
+    `total_sparsity` the units of the rule compete, and their channels in the rule's layers are counted.
+
+    A layer that the rules exclude keeps its channels and everything coupled to them. A layer that no rule selects follows
+    the layers it is coupled to.
+
+    Examples:
+        >>> from fprune import Config, Model, inputs
+        >>> from fprune.criteria import channel_norm
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> model = Model.from_module(net).replace({"0.weight": torch.tensor([[1.0, 1.0], [2.0, 2.0]])})
+        >>> scope = Scope.of(model, example_inputs=inputs(torch.ones(1, 2)))
+        >>> masks = dependency_aware(channel_norm(p=1), scope, Config([{"op_names": ["0"], "sparsity": 0.5}]))
+        >>> masks["0.weight"].tolist(), masks["2.weight"].tolist()
+        ([[False], [True]], [[False, True]])
+
+    Args:
+        criterion: what scores; asked for one score per output channel.
+        params: a `Model` in a `Scope` with example inputs or a structure, as `l1(dependency_aware).masks(...)` makes it.
+        config: what to prune and how much.
+
+    Returns:
+        One bool mask for each parameter that a removed unit reaches.
+
+    Raises:
+        ConfigError: coupled layers ask for different amounts, a named layer cannot lose channels, or nothing can.
+        StructureError: the structure is not that of a model.
+    """
+    scope, config = Scope.of(params), Config.of(config)
+    structure, plan = _structure(scope), scope.plan(config)
+    if any(row.sparsity is not None for row in plan.selected):
+        local_rows(scope, Config(tuple(r for r in config.rules if r.total_sparsity is None)), "dependency_aware")
+    found = axes(structure, plan)
+    removed = masked_units(structure, scope.masks, {name: tuple(value.shape) for name, value in scope.items()})
+    scores = _scores(criterion, scope, structure, found)
+    scores[removed] = -np.inf
+    _take_each([axis for axis in found if axis.sparsity is not None], plan.selected, scope, scores, removed)
+    for rule in sorted({axis.rule for axis in found if axis.sparsity is None}):
+        rows = [row for row in plan.selected if row.rule == rule]
+        _take_shared([a for a in found if a.sparsity is None and a.rule == rule], rows, scope, scores, removed)
+    return _masks(structure, removed, scope)
+
+
+def _structure(scope: Scope) -> Structure:
+    if isinstance(scope.structure, Structure):
+        return scope.structure
+    if scope.model is None or scope.example_inputs is None:
+        raise StructureError(
+            "dependency_aware needs the structure of a model, found only tensors",
+            hint="l1(dependency_aware).masks(Model.from_module(net), config, example_inputs=(x,))",
+        )
+    return trace(scope.model, scope.example_inputs)
+
+
+def _scores(criterion: Criterion, scope: Scope, structure: Structure, found: Sequence[Axis]) -> Floats:
+    """A score for each label: the mean over weights of (its channels' score / the weight's mean score of a channel)."""
+    asked = np.zeros(structure.labels, np.bool_)
+    for axis in found:
+        asked[axis.family.labels] = True
+    rows = {layer.weight: outputs(structure, layer) for layer in scope.layers if layer.shape}
+    layers = [layer for layer in scope.layers if layer.weight in rows and asked[rows[layer.weight]].any()]
+    layers = [layer for layer in layers if len(layer.shape) > 1] or layers
+    total, count = np.zeros(structure.labels), np.zeros(structure.labels)
+    for layer, found_scores in criterion.each(scope, layers, "channel"):
+        score = found_scores.double().cpu().numpy()
+        alive = np.isfinite(score)
+        mean = score[alive].mean() if alive.any() else 1.0
+        score = np.where(alive, score, 0.0) / (mean or 1.0)
+        labels = rows[layer.weight]
+        for column in labels.T:
+            total += np.bincount(column, weights=score, minlength=structure.labels)
+        count[np.unique(labels)] += 1
+    return total / np.maximum(count, 1)
+
+
+def _take_each(
+    found: Sequence[Axis], rows: Sequence[Row], scope: Scope, scores: Floats, removed: Bools
+) -> None:
+    """Per layer: of every family its own share, and of a layer with several families what the shares round away."""
+    goal = {n: axis.family.original * (axis.sparsity or 0.0) for n, axis in enumerate(found)}
+    amount = {n: max(removals(a.sparsity or 0.0, a.family.original), _already(a, removed)) for n, a in enumerate(found)}
+    left = {row.layer.weight: removals(row.sparsity or 0.0, scope.original_units(row.layer)) for row in rows}
+    for n, axis in enumerate(found):
+        for name, width in axis.channels.items():
+            left[name] -= width * amount[n]
+    for n in sorted(amount, key=lambda n: (amount[n] - goal[n], n)):  # the largest remainder first
+        axis = found[n]
+        room = amount[n] < min(goal[n], axis.family.original - 1) and len(axis.family) > 1
+        if room and all(left[name] >= width for name, width in axis.channels.items()):
+            amount[n] += 1
+            left.update({name: left[name] - width for name, width in axis.channels.items()})
+    for n, axis in enumerate(found):
+        gone = axis.family.original - len(axis.family)
+        labels = axis.family.labels
+        lowest = np.argsort(scores[labels], kind="stable")[: amount[n] - gone]
+        removed[labels[lowest]] = True
+
+
+def _already(axis: Axis, removed: Bools) -> int:
+    return axis.family.original - len(axis.family) + int(removed[axis.family.labels].sum())
+
+
+def _take_shared(found: Sequence[Axis], rows: Sequence[Row], scope: Scope, scores: Floats, removed: Bools) -> None:
+    """Under one budget: the lowest units of all families, each counted by the channels it takes from the rule's layers."""
+    total = sum(scope.original_units(row.layer) for row in rows)
+    sparsity = rows[0].total or 0.0
+    budget = math.floor(sparsity * total + 1e-9) - sum(_already(a, removed) * sum(a.channels.values()) for a in found)
+    room = {
+        n: min(math.floor(a.cap * a.family.original + 1e-9), a.family.original - 1) - _already(a, removed)
+        for n, a in enumerate(found)
+    }
+    reachable = sum(room[n] * sum(a.channels.values()) for n, a in enumerate(found) if room[n] > 0)
+    if budget > reachable:
+        most = math.floor((math.floor(sparsity * total + 1e-9) - budget + reachable) / total * 1e4) / 1e4
+        raise ConfigError(
+            f"rule {rows[0].rule}: total_sparsity {sparsity:g} is out of reach: every family keeps a unit, some are bounded",
+            hint=f"ask for at most {most:g}, or raise max_sparsity_per_layer",
+        )
+    number = np.concatenate([np.full(len(a.family), n) for n, a in enumerate(found)])
+    labels = np.concatenate([a.family.labels for a in found])
+    for at in np.argsort(scores[labels], kind="stable").tolist():
+        n, label = int(number[at]), int(labels[at])
+        cost = sum(found[n].channels.values())
+        if not removed[label] and room[n] > 0 and cost <= budget:
+            removed[label] = True
+            room[n] -= 1
+            budget -= cost
+
+
+def _masks(structure: Structure, removed: Bools, scope: Scope) -> Masks:
+    """Every slice of every removed unit, one mask per parameter."""
+    masks: dict[str, Tensor] = {}
+    for index, name in structure.graph.tensors.items():
+        if name not in scope:
+            continue
+        dims = structure.rows[index]
+        for dim, rows in enumerate(dims):
+            gone = removed[rows].any(1)
+            if gone.any():
+                place = [-1 if d == dim else 1 for d in range(len(dims))]
+                kept = torch.from_numpy(~gone).to(scope[name].device).view(place)
+                masks[name] = masks[name] & kept if name in masks else kept
+    return Masks(masks)

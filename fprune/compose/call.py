@@ -1,0 +1,133 @@
+"""An expression as a value: a function, the arguments it was called with, and the text that makes it again."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, cast, final
+
+import attrs
+
+from fprune.tree import same
+
+_Pairs = tuple[tuple[str, Any], ...]
+_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, type)
+
+
+def expression(value: object) -> str:
+    """The text of a value inside an expression: functions and classes by name, everything else by `repr`.
+
+    Examples:
+        >>> expression((len, 0.5, {"p": max}))
+        "(len, 0.5, {'p': max})"
+        >>> expression(lambda: None)
+        '<lambda>'
+    """
+    if isinstance(value, _FUNCTIONS):
+        return value.__qualname__.rpartition("<locals>.")[2]
+    if isinstance(value, partial):
+        bound = cast("partial[Any]", value)
+        return call_text("partial", (bound.func, *bound.args), tuple(bound.keywords.items()))
+    if type(value) is tuple:
+        items = [expression(v) for v in cast("tuple[object, ...]", value)]
+        return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+    if type(value) is list:
+        return f"[{', '.join(expression(v) for v in cast('list[object]', value))}]"
+    if type(value) is dict:
+        table = cast("dict[object, object]", value)
+        return "{" + ", ".join(f"{expression(k)}: {expression(v)}" for k, v in table.items()) + "}"
+    return repr(value)
+
+
+def call_text(name: str, args: Sequence[object], kwargs: _Pairs) -> str:
+    """`name(1, key=2)`."""
+    return f"{name}({', '.join([*map(expression, args), *(f'{k}={expression(v)}' for k, v in kwargs)])})"
+
+
+def _pairs(kwargs: Mapping[str, Any] | _Pairs) -> _Pairs:
+    return tuple(sorted(dict(kwargs).items()))
+
+
+def declared(value: object, what: str) -> frozenset[str]:
+    """What a value says it `needs` or `gives`; nothing when it says nothing.
+
+    Examples:
+        >>> declared(len, "needs")
+        frozenset()
+    """
+    found = getattr(value, what, None)
+    return cast("frozenset[str]", found) if isinstance(found, frozenset) else frozenset()
+
+
+@final
+@attrs.frozen(eq=False, repr=False)
+class Call:
+    """A function and arguments for it; `call(*leading)` puts the arguments it waits for in front of them.
+
+    Two calls are equal when function and arguments are, and `repr` is the expression that builds the call.
+
+    Examples:
+        >>> half = Call(max, (2,), {"key": abs}, "largest")
+        >>> half
+        largest(2, key=abs)
+        >>> half(-3)
+        -3
+        >>> half == Call(max, (2,), {"key": abs}, "largest"), half == Call(max, (3,))
+        (True, False)
+
+    Args:
+        fn: the function.
+        args: positional arguments, after the leading ones.
+        kwargs: keyword arguments, a mapping or pairs; their order does not matter.
+        name: what `repr` prints; by default the function's own name.
+        factory: what made this call, if it was made by calling a lifted function.
+    """
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...] = attrs.field(default=(), converter=tuple)
+    kwargs: _Pairs = attrs.field(default=(), converter=_pairs)
+    name: str = attrs.field(default=attrs.Factory(lambda self: expression(self.fn), takes_self=True))
+    factory: Any = attrs.field(default=None, kw_only=True, eq=False)
+
+    def __call__(self, *leading: Any) -> Any:
+        """Call the function with the leading arguments and these."""
+        return self.fn(*leading, *self.args, **dict(self.kwargs))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What has to be there before the call: what its function and its arguments say they need."""
+        values = (self.fn, self.factory, *self.args, *(v for _, v in self.kwargs))
+        return frozenset[str]().union(*(declared(value, "needs") for value in values))
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """What is there after the call, e.g. `masks`."""
+        gives: Any = getattr(self.factory, "gives", ())
+        return frozenset(cast("Iterable[str]", gives(*self.args, **dict(self.kwargs)) if callable(gives) else gives))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Call):
+            return NotImplemented
+        mine, theirs = (self.name, self.args, self.kwargs), (other.name, other.args, other.kwargs)
+        return self is other or (self.fn == other.fn and same(mine, theirs))
+
+    def __hash__(self) -> int:
+        return hash((self.fn, self.name, self.args, self.kwargs))
+
+    def __repr__(self) -> str:
+        return call_text(self.name, self.args, self.kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The name of a lifted function leads to its factory, so it is the factory that is pickled (by name).
+        if self.factory is not None:
+            return _rebuild, (self.factory, self.args, self.kwargs)
+        return Call, (self.fn, self.args, self.kwargs, self.name)
+
+
+def _rebuild(factory: Any, args: tuple[Any, ...], kwargs: _Pairs) -> Call:
+    return factory.call(*args, **dict(kwargs))
+
+
+def bind(fn: Callable[..., Any], leading: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise `TypeError`, as Python words it, when `fn` cannot be called with `leading` values and these arguments."""
+    inspect.signature(fn).bind(*([None] * leading), *args, **kwargs)

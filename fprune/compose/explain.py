@@ -1,0 +1,86 @@
+"""What a run would do, as a record that prints: rounds, layers, stages."""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import attrs
+
+from fprune.compose.check import Foresight
+from fprune.compose.prune import ensure_structure
+from fprune.compose.word import Stage
+from fprune.isolation import isolated
+from fprune.plan import Plan
+from fprune.records import Goal, TaskResult
+from fprune.tables import html_table, text_table
+
+_ROUNDS = ("round", "removes", "starts from", "final")
+_STAGES = ("stage", "needs", "gives", "does")
+
+
+@final
+@attrs.frozen(repr=False)
+class Explanation:
+    """Rounds, layers and stages of a pipeline for one model, before anything runs.
+
+    Args:
+        pipeline: the expression.
+        goals: the goals known before the run.
+        complete: whether these are all; if not, the schedule decides on results.
+        plan: which layers the config selects.
+        stages: expression, needs, gives and one line for each stage.
+        structure: what lives and dies together, when a stage needs it.
+    """
+
+    pipeline: str
+    goals: tuple[Goal, ...]
+    complete: bool
+    plan: Plan
+    stages: tuple[tuple[str, str, str, str], ...]
+    structure: Any = None
+
+    @property
+    def rounds(self) -> tuple[tuple[str, str, str, str], ...]:
+        """Round, what it removes (one number a rule), what it starts from, whether it meets the target."""
+        rows = [(str(i), _amounts(goal), goal.start, "yes" if goal.final else "") for i, goal in enumerate(self.goals)]
+        return (*rows, *(() if self.complete else ((f"{len(rows)}, ...", "depends on results", "", ""),)))
+
+    def __str__(self) -> str:
+        rounds = text_table(_ROUNDS, self.rounds, title="Rounds, sparsity measured on the original model")
+        parts = [self.pipeline, rounds, text_table(_STAGES, self.stages, title="Each round"), str(self.plan)]
+        return "\n\n".join(parts if self.structure is None else [*parts, str(self.structure)])
+
+    def __repr__(self) -> str:
+        count = f"{len(self.goals)} rounds" if self.complete else f"{len(self.goals)} or more rounds"
+        return f"Explanation({self.pipeline}, {count}, {self.plan!r})"
+
+    def _repr_html_(self) -> str:
+        rounds = html_table(_ROUNDS, self.rounds, title=self.pipeline)
+        shown: list[Any] = [self.plan] if self.structure is None else [self.plan, self.structure]
+        return rounds + html_table(_STAGES, self.stages, title="Each round") + "".join(x._repr_html_() for x in shown)
+
+
+def explained(pipeline: str, schedule: Foresight, stage: Stage, start: TaskResult) -> Explanation:
+    """The explanation of a pipeline that has been checked."""
+    goals, complete = schedule.foreseen(start.task.target)
+    structure: object = None
+    if any("structure" in call.needs for call in stage.calls):
+        with isolated():
+            structure = ensure_structure(start).structure
+    return Explanation(pipeline, tuple(goals), complete, start.task.plan, tuple(_stage_rows(stage)), structure)
+
+
+def _stage_rows(stage: Stage) -> Sequence[tuple[str, str, str, str]]:
+    return [
+        (repr(call), ", ".join(sorted(call.needs)), ", ".join(sorted(call.gives)), _summary(call.fn))
+        for call in stage.calls
+    ]
+
+
+def _summary(fn: Any) -> str:
+    """The first line of a function's docstring."""
+    lines = (fn.__doc__ or "").strip().splitlines()
+    return lines[0] if lines else ""
+
+
+def _amounts(goal: Goal) -> str:
+    return ", ".join("excluded" if rule.exclude else f"{rule.amount:.4g}" for rule in goal.config.rules)

@@ -1,0 +1,93 @@
+"""What a lifted function becomes: something to call with options, that remembers the pure function."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, final
+
+from fprune.compose.call import Call, bind
+from fprune.compose.refuse import refusal
+from fprune.errors import CompositionError
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+Gives = Iterable[str] | Callable[..., Iterable[str]]
+Lifts = Literal["stage", "pruner", "schedule"]
+NAMED_NEEDS = frozenset({"masks", "score", "example_inputs", "structure"})
+"""The closed set that `needs` and `gives` are drawn from."""
+
+
+@final
+class Factory(Generic[P, R_co]):
+    """A lifted function: called with its options it gives a stage or a schedule; `.fn` is the function itself.
+
+    The options are checked against the function's signature when the expression is written, so a missing or
+    misspelt one is an error at that place and not in the middle of a run. Made by `@stage`, `@pruner`, `@schedule`.
+
+    Args:
+        fn: the function.
+        build: makes the stage or schedule from the call.
+        lifts: what kind of function it is.
+        leading: how many arguments a run fills in before the options.
+        needs: what has to be there before, from `masks, score, example_inputs, structure`.
+        gives: what is there afterwards, from the same set; or a function of the options that says so.
+        check: called with the options when the expression is written; raises when they make no sense.
+    """
+
+    kind: ClassVar[str] = "factory"
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        build: Callable[[Call], R_co],
+        *,
+        lifts: Lifts,
+        leading: int = 1,
+        needs: Iterable[str] = (),
+        gives: Gives = (),
+        check: Callable[..., object] | None = None,
+    ) -> None:
+        update_wrapper(self, fn)
+        signature = inspect.signature(fn)
+        options = list(signature.parameters.values())[leading:]
+        self.fn, self.build, self.lifts, self.leading, self.check = fn, build, lifts, leading, check
+        self.needs, self.gives = _named(needs), gives if callable(gives) else _named(gives)
+        self.__signature__ = signature.replace(parameters=options, return_annotation=inspect.Signature.empty)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """The stage or schedule with these options."""
+        return self.build(self.call(*args, **kwargs))
+
+    def call(self, *args: Any, **kwargs: Any) -> Call:
+        """The checked call that a stage or schedule is built from."""
+        try:
+            bind(self.fn, self.leading, args, kwargs)
+        except TypeError as error:
+            hint = f"its options are {self!r}{self.__signature__}"
+            raise CompositionError(f"{self!r}: {error}", hint=hint) from None
+        if self.check is not None:
+            self.check(*args, **kwargs)
+        return Call(self.fn, args, kwargs, repr(self), factory=self)
+
+    def __repr__(self) -> str:
+        return self.fn.__name__
+
+    def __reduce__(self) -> str:
+        return self.fn.__qualname__
+
+    if not TYPE_CHECKING:  # a type checker reports `l1 | level()` because there is no such operator
+
+        def __or__(self, other: object) -> Any:
+            raise refusal(self, other)
+
+        def __ror__(self, other: object) -> Any:
+            raise refusal(other, self)
+
+
+def _named(names: Iterable[str]) -> frozenset[str]:
+    found = frozenset([names] if isinstance(names, str) else names)
+    if found - NAMED_NEEDS:
+        unknown = sorted(found - NAMED_NEEDS)
+        raise CompositionError(f"unknown needs or gives {unknown}", hint=f"they are drawn from {sorted(NAMED_NEEDS)}")
+    return found

@@ -1,0 +1,182 @@
+"""The decorators that lift a function of records, of parameters or of a target into what `|` joins."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Concatenate, ParamSpec, overload
+
+from fprune.compose.call import Call
+from fprune.compose.factory import Factory, Gives
+from fprune.compose.pipeline import Schedule
+from fprune.compose.word import Stage
+from fprune.config import Config
+from fprune.masks import Masks
+from fprune.records import Goal, TaskResult
+
+P = ParamSpec("P")
+
+
+def _single(call: Call) -> Stage:
+    return Stage((call,))
+
+
+@overload
+def stage(fn: Callable[Concatenate[TaskResult, P], TaskResult], /) -> Factory[P, Stage]: ...
+@overload
+def stage(
+    *, needs: Iterable[str] = (), gives: Gives = (), check: Callable[..., object] | None = None
+) -> Callable[[Callable[Concatenate[TaskResult, P], TaskResult]], Factory[P, Stage]]: ...
+def stage(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    needs: Iterable[str] = (),
+    gives: Gives = (),
+    check: Callable[..., object] | None = None,
+) -> Any:
+    """Lift `fn(result, *options) -> TaskResult` into a factory of stages.
+
+    A run calls the function with the global random generators of torch, `random` and numpy seeded from
+    `fold_in(seed, round, name)` and gradients enabled, and restores them afterwards.
+
+    Examples:
+        >>> @stage
+        ... def scaled(result: TaskResult, factor: float) -> TaskResult:
+        ...     params = {name: factor * p for name, p in result.model.items()}
+        ...     return result.replace(model=result.model.replace(params=params))
+        >>> scaled(0.5)
+        scaled(0.5)
+        >>> scaled()
+        Traceback (most recent call last):
+        ...
+        fprune.errors.CompositionError: scaled: missing a required argument: 'factor'
+        hint: its options are scaled(factor: float)
+
+    Args:
+        fn: the function; its first argument is the record so far.
+        needs: what has to be there before, from `masks, score, example_inputs, structure`.
+        gives: what is there afterwards; a set, or a function of the options.
+        check: called with the options when the stage is written; raises when they make no sense.
+
+    Returns:
+        A factory: called with the options it gives a `Stage`.
+    """
+
+    def lift(function: Callable[..., Any]) -> Factory[Any, Stage]:
+        return Factory(function, _single, lifts="stage", needs=needs, gives=gives, check=check)
+
+    return lift if fn is None else lift(fn)
+
+
+@overload
+def seeded_stage(fn: Callable[Concatenate[TaskResult, int, P], TaskResult], /) -> Factory[P, Stage]: ...
+@overload
+def seeded_stage(
+    *, needs: Iterable[str] = (), gives: Gives = (), check: Callable[..., object] | None = None
+) -> Callable[[Callable[Concatenate[TaskResult, int, P], TaskResult]], Factory[P, Stage]]: ...
+def seeded_stage(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    needs: Iterable[str] = (),
+    gives: Gives = (),
+    check: Callable[..., object] | None = None,
+) -> Any:
+    """Like `stage`, for `fn(result, seed, *options)`: the seed is this round's and this place's.
+
+    Args:
+        fn: the function.
+        needs: what has to be there before.
+        gives: what is there afterwards; a set, or a function of the options.
+        check: called with the options when the stage is written.
+
+    Returns:
+        A factory of stages.
+    """
+
+    def lift(function: Callable[..., Any]) -> Factory[Any, Stage]:
+        return Factory(function, _single, lifts="stage", leading=2, needs=needs, gives=gives, check=check)
+
+    return lift if fn is None else lift(fn)
+
+
+@overload
+def pruner(fn: Callable[Concatenate[Any, Config, P], Masks], /) -> Factory[P, Stage]: ...
+@overload
+def pruner(
+    *, needs: Iterable[str] = (), check: Callable[..., object] | None = None
+) -> Callable[[Callable[Concatenate[Any, Config, P], Masks]], Factory[P, Stage]]: ...
+def pruner(
+    fn: Callable[..., Masks] | None = None,
+    /,
+    *,
+    needs: Iterable[str] = (),
+    check: Callable[..., object] | None = None,
+) -> Any:
+    """Lift a pure function `(params, config, *options) -> Masks` into a factory of stages.
+
+    In a run the function gets the scope of the round (a mapping name -> tensor that also knows the inherited masks)
+    and the round's config; its masks are joined with the inherited ones and applied. Outside a run,
+    `factory(...).masks(params, config)` and `factory.fn` are the pure function.
+
+    Examples:
+        >>> import torch
+        >>> @pruner
+        ... def negative(params, config):
+        ...     return Masks({name: p >= 0 for name, p in params.items()})
+        >>> negative().masks({"w": torch.tensor([[3.0, -1.0]])}, 0.5)["w"]
+        tensor([[ True, False]])
+
+    Args:
+        fn: the function.
+        needs: what it needs beyond the parameters; what its options need is added.
+        check: called with the options when the stage is written; raises when they make no sense.
+
+    Returns:
+        A factory: called with the options it gives a `Stage`.
+    """
+
+    def lift(function: Callable[..., Any]) -> Factory[Any, Stage]:
+        return Factory(function, _single, lifts="pruner", leading=2, needs=needs, gives=("masks",), check=check)
+
+    return lift if fn is None else lift(fn)
+
+
+@overload
+def schedule(fn: Callable[Concatenate[Config, P], Iterator[Goal]], /) -> Factory[P, Schedule]: ...
+@overload
+def schedule(
+    *, needs: Iterable[str] = (), check: Callable[..., object] | None = None
+) -> Callable[[Callable[Concatenate[Config, P], Iterator[Goal]]], Factory[P, Schedule]]: ...
+def schedule(
+    fn: Callable[..., Iterator[Goal]] | None = None,
+    /,
+    *,
+    needs: Iterable[str] = (),
+    check: Callable[..., object] | None = None,
+) -> Any:
+    """Lift a generator `fn(target, *options)` that yields goals into a factory of schedules.
+
+    The generator may read what came of a goal: `report = yield Goal(...)`. Each round a fresh generator is run from
+    the start with the recorded reports, so what it yields may depend on its options and on reports, and on nothing
+    else. Mark a goal `final` when it meets the target: `run` returns the best of those.
+
+    Examples:
+        >>> @schedule
+        ... def halves(target: Config, rounds: int) -> Iterator[Goal]:
+        ...     for t in range(1, rounds + 1):
+        ...         yield Goal(target.scaled(1 - 0.5**t), final=t == rounds)
+        >>> [goal.config for goal in halves(2).goals(Config.uniform(0.8))]
+        [Config(0.4), Config(0.6...)]
+
+    Args:
+        fn: the generator function.
+        needs: `("score",)` when it reads scores; a pipeline without `evaluate` is then refused.
+        check: called with the options when the schedule is written; raises when they make no sense.
+
+    Returns:
+        A factory: called with the options it gives a `Schedule`.
+    """
+
+    def lift(function: Callable[..., Any]) -> Factory[Any, Schedule]:
+        return Factory(function, Schedule, lifts="schedule", needs=needs, check=check)
+
+    return lift if fn is None else lift(fn)

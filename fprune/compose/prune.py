@@ -1,0 +1,108 @@
+"""What a pruner does to a record: ask the pure function for masks, check them, join and apply them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from fprune.compose.call import Call
+from fprune.config import Config
+from fprune.errors import CompositionError, StageError
+from fprune.inputs import Inputs
+from fprune.masks import Masks
+from fprune.model import Model
+from fprune.records import TaskResult
+from fprune.scope import Scope
+from fprune.structure import trace
+from fprune.tree import Flat
+
+
+def traced(model: Model, example_inputs: Inputs | None) -> object:
+    """The structure of a model.
+
+    Raises:
+        CompositionError: there are no example inputs to trace it with.
+    """
+    if example_inputs is None:
+        raise CompositionError(
+            "the structure of the model is needed, and example_inputs are not given",
+            hint="pass what the model's forward takes: example_inputs=(x,)",
+        )
+    return trace(model, example_inputs)
+
+
+def ensure_structure(state: TaskResult) -> TaskResult:
+    """The record with the structure of its model, traced now unless an earlier round did.
+
+    The task remembers it too, so that a round which starts from the origin again finds it although the round in
+    between compacted.
+    """
+    if state.structure is not None:
+        return state
+    structure = traced(state.model, state.task.example_inputs)
+    task = state.task
+    if task.lineage == state.lineage:
+        task = attrs.evolve(task, structure=structure)
+    if state.lineage.is_identity:
+        task = attrs.evolve(task, origin_structure=structure)
+    return state.replace(task=task, structure=structure)
+
+
+def pruned(call: Call, state: TaskResult, seed: int) -> TaskResult:
+    """Run a pruner on a record.
+
+    Raises:
+        StageError: it did not return masks, or masked all of a weight.
+        ModelError: a mask names no parameter, or does not fit it.
+    """
+    if "structure" in call.needs:
+        state = ensure_structure(state)
+    scope = Scope.from_result(state, seed=seed)
+    found = _checked(call, call(scope, state.goal.config), state.model)
+    masks = state.masks & found  # what is gone stays gone
+    _refuse_emptied(call, masks, state.model)
+    changed = masks.apply({name: state.model[name] for name in masks})
+    return state.replace(model=state.model.replace(params=changed), masks=masks)
+
+
+def pure_masks(
+    call: Call,
+    params: Mapping[str, Tensor],
+    config: Config,
+    *,
+    example_inputs: object,
+    structure: object,
+    masks: Masks | None,
+    seed: int,
+) -> Masks:
+    """The masks of a pruner for any mapping of tensors, outside a run."""
+    given = Inputs.of(example_inputs)
+    if structure is None and "structure" in call.needs:
+        if not isinstance(params, Model):
+            raise CompositionError(
+                f"{call!r} needs the structure of a model, found a plain mapping",
+                hint="pass Model.from_module(net) and example_inputs=(x,)",
+            )
+        structure = traced(params, given)
+    scope = Scope.of(params, masks=masks, structure=structure, seed=seed, example_inputs=given)
+    return _checked(call, call(scope, config), params)
+
+
+def _checked(call: Call, found: Any, params: Mapping[str, Tensor]) -> Masks:
+    if not isinstance(found, Masks):
+        raise StageError(
+            f"{call!r} returned {type(found).__name__}, expected Masks", hint="return Masks({name: bool tensor, ...})"
+        )
+    found.check(params)
+    return found
+
+
+def _refuse_emptied(call: Call, masks: Masks, params: Mapping[str, Tensor]) -> None:
+    counts: Flat[tuple[int, int]] = masks.counts(params)
+    for name, (removed, total) in counts.items():
+        if removed == total and total and params[name].ndim > 1:
+            raise StageError(
+                f"{call!r} masks all {total} elements of '{name}'; at least one has to stay",
+                hint="lower its sparsity, or exclude the layer",
+            )

@@ -1,0 +1,170 @@
+"""Running: an unfold that makes one round after the other when asked, and the fold that keeps one of them."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, final
+
+import attrs
+
+from fprune.config import Config
+from fprune.errors import ScheduleError
+from fprune.model import Model
+from fprune.records import Goal, Report, TaskResult
+
+NextGoal = Callable[[Config, Sequence[Report]], Goal | None]
+Step = Callable[[TaskResult], TaskResult]
+
+
+class Store(Protocol):
+    """Where a run keeps its results, so that it survives the process."""
+
+    def latest(self, start: TaskResult) -> TaskResult | None:
+        """The last committed result of the run that began with `start`; None when there is none."""
+        ...
+
+    def commit(self, result: TaskResult) -> None:
+        """Keep a result; called after each round, before the next one begins."""
+        ...
+
+
+@final
+@attrs.frozen(eq=False, repr=False)
+class Stream(Iterable[TaskResult]):
+    """The rounds of a run, made one by one while they are iterated, and anew each time.
+
+    Nothing runs until an item is asked for, and asking for `k` items runs exactly `k` rounds.
+
+    Examples:
+        >>> import torch
+        >>> from fprune.records import Goal
+        >>> start = TaskResult.start(torch.nn.Linear(2, 2), 0.5)
+        >>> goals = [Goal(0.25), Goal(0.5, final=True)]
+        >>> stream = Stream(lambda target, reports: dict(enumerate(goals)).get(len(reports)), lambda r: r, start)
+        >>> [result.goal for result in stream]
+        [Goal(Config(0.25)), Goal(Config(0.5), final=True)]
+        >>> run(stream).index
+        1
+
+    Args:
+        next_goal: the goal that follows some reports, a pure function; None ends the run.
+        step: makes a round's result from its beginning.
+        start: the state to go on from.
+        name: what the stream runs, for its `repr`.
+        entry: the state of a round whose goal starts from the origin; by default the run's own origin.
+        store: where results are kept; a run that is in the store goes on from its last result.
+    """
+
+    next_goal: NextGoal
+    step: Step
+    start: TaskResult
+    name: str = "..."
+    entry: TaskResult | None = attrs.field(default=None, kw_only=True)
+    store: Store | None = attrs.field(default=None, kw_only=True)
+
+    def __iter__(self) -> Iterator[TaskResult]:
+        stored = None if self.store is None else self.store.latest(self.start)
+        state = self.start if stored is None else stored
+        while (begun := self._begun(state)) is not None:
+            state = self.step(begun)
+            if self.store is not None:
+                self.store.commit(state)
+            yield state
+
+    def _begun(self, state: TaskResult) -> TaskResult | None:
+        """The next round before its first stage, or None at the end of the run."""
+        goal = self.next_goal(state.task.target, reports(state))
+        if goal is None:
+            return None
+        if goal.start == "previous" and state.index >= 0:
+            refuse_less(goal, state.goal, state.origin, state.index + 1, self.name)
+        begun = state.next(goal)
+        if goal.start == "previous" or self.entry is None:
+            return begun
+        again = self.entry
+        task = attrs.evolve(
+            begun.task, model=again.model, masks=again.masks, lineage=again.lineage, structure=again.structure
+        )
+        return begun.replace(
+            task=task, model=again.model, masks=again.masks, lineage=again.lineage, structure=again.structure
+        )
+
+    def __repr__(self) -> str:
+        return f"Stream({self.name}, {self.start.model!r}, from round {self.start.index + 1})"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{repr(self).replace('&', '&amp;').replace('<', '&lt;')}</code>"
+
+
+def reports(state: TaskResult) -> tuple[Report, ...]:
+    """What schedules may see of a state: a report for each round that has run."""
+    return (*state.history, state.report) if state.index >= 0 else ()
+
+
+def run(stream: Stream) -> TaskResult:
+    """Run all rounds and return the best: the final goal with the best score.
+
+    Among results whose goal is `final`, the one with the highest score, else the last of them; when no goal is final,
+    the last result. Of equal scores the later counts. A stream that goes on from a result compares that one too.
+
+    Args:
+        stream: the rounds.
+
+    Returns:
+        One of the results.
+
+    Raises:
+        ScheduleError: there was no round to run.
+    """
+    kept = stream.start if stream.start.index >= 0 else None
+    for result in stream:
+        kept = result if kept is None or _rank(result) >= _rank(kept) else kept
+    if kept is None:
+        raise ScheduleError(f"{stream.name}: the schedule has no goal", hint="a schedule yields at least one Goal")
+    return kept
+
+
+def _rank(result: TaskResult) -> tuple[bool, bool, float]:
+    final, score = result.goal.final, result.score
+    return final, final and score is not None, score if final and score is not None else 0.0
+
+
+def same_selectors(a: Config, b: Config) -> bool:
+    """Whether two configs differ in their amounts only.
+
+    Examples:
+        >>> same_selectors(Config(0.2), Config(0.8)), same_selectors(Config(0.2), Config({"total_sparsity": 0.2}))
+        (True, False)
+    """
+    return a.map(lambda _: 0.0) == b.map(lambda _: 0.0)
+
+
+def refuse_less(goal: Goal, reached: Goal, origin: Model, position: int, name: str) -> None:
+    """Refuse a goal that asks for less than the round before it, whose state it would go on from.
+
+    Configs with equal selectors are compared rule by rule, others by the fraction they remove of the whole model.
+
+    Raises:
+        ScheduleError: it asks for less; masks only shrink, so it could not be met.
+    """
+    if goal.config == reached.config:
+        return
+    if same_selectors(goal.config, reached.config):
+        pairs = zip(goal.config.rules, reached.config.rules, strict=True)
+        found = [(new.amount or 0.0, old.amount or 0.0, 1e-9) for new, old in pairs]
+    else:
+        found = [(_asked(goal.config, origin), _asked(reached.config, origin), 1e-3)]
+    for rule, (new, old, tolerance) in enumerate(found):
+        if new < old - tolerance:
+            where = f"rule {rule}: " if len(found) > 1 else ""
+            raise ScheduleError(
+                f"{name}, goal {position}: {where}asks for sparsity {new:.4g} after {old:.4g}, and pruned weights "
+                "do not come back",
+                hint='let the goal begin anew: Goal(config, start="origin")',
+            )
+
+
+def _asked(config: Config, origin: Model) -> float:
+    """The fraction of all elements of the selected layers, weighted over the whole model, that a config removes."""
+    rows = config.resolve(origin).rows
+    sizes = [origin[row.layer.weight].numel() for row in rows]
+    asked = [row.sparsity if row.sparsity is not None else row.total or 0.0 for row in rows]
+    return sum(n * s for n, s in zip(sizes, asked, strict=True)) / max(sum(sizes), 1)

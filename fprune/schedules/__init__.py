@@ -1,0 +1,7 @@
+"""Schedules: what each round should reach. One file each, a generator that reads like the paper."""
+
+from fprune.schedules.agp import agp as agp
+from fprune.schedules.linear import linear as linear
+from fprune.schedules.lottery import lottery as lottery
+from fprune.schedules.one_shot import one_shot as one_shot
+from fprune.schedules.unfold import unfold as unfold

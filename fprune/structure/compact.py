@@ -1,0 +1,186 @@
+"""Make a masked model smaller without changing what it computes."""
+
+import attrs
+import torch
+from torch import Tensor
+
+from fprune.errors import FpruneError, StructureError
+from fprune.lineage import Lineage
+from fprune.masks import Masks
+from fprune.model import Model
+from fprune.structure.compact_graph import as_graph
+from fprune.structure.compact_module import in_class
+from fprune.structure.constants import known
+from fprune.structure.decide import Decision, decide, folds
+from fprune.structure.rewrite import Cut, compacted
+from fprune.structure.trace import Structure
+from fprune.structure.verify import agree, first_difference
+from fprune.tables import html_table, text_table
+from fprune.tree import Flat
+
+
+@attrs.frozen
+class Surgery:
+    """What a compaction did.
+
+    Args:
+        style: `"module"` (the model's own class), `"graph"` (a `torch.fx.GraphModule`) or `"unchanged"`.
+        removed: units removed, by family.
+        refused: masked units that had to stay, by family, and why.
+        folded: biases that took over the constants of removed channels.
+        difference: the largest difference of any output from the masked model's, relative to the output's largest entry.
+    """
+
+    style: str
+    removed: Flat[int]
+    refused: Flat[str]
+    folded: tuple[str, ...]
+    difference: float
+
+    def __str__(self) -> str:
+        """A table of families."""
+        return text_table(*self._table(), title=self._title())
+
+    def _title(self) -> str:
+        return f"{sum(self.removed.values())} units removed, style {self.style}, difference {self.difference:.1e}"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        names = dict.fromkeys([*self.removed, *self.refused])
+        return ["family", "removed", "kept"], [[n, str(self.removed.get(n, 0)), self.refused.get(n, "")] for n in names]
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table(), title=self._title())
+
+
+@attrs.frozen(eq=False)
+class Compacted:
+    """A smaller model and where it comes from.
+
+    Args:
+        model: computes what the masked model computes.
+        masks: what is left of the masks, in the shapes of the smaller model.
+        lineage: the kept original indices of every tensor and dimension.
+        structure: the couplings of the smaller model.
+        report: what was done.
+    """
+
+    model: Model
+    masks: Masks
+    lineage: Lineage
+    structure: Structure
+    report: Surgery
+
+
+def compact(model: Model, masks: Masks, structure: Structure, *, style: str = "auto") -> Compacted:
+    """Remove every masked unit whose removal leaves the outputs as they are.
+
+    The removal is decided from the weights alone, exactly; constants that removed channels would have contributed are folded
+    into biases. The result is then run on the example inputs beside the masked model and refused if they differ.
+
+    Args:
+        model: the model; the masks need not be applied to it yet.
+        masks: which of its entries are pruned.
+        structure: its couplings, from `trace(model, example_inputs)`.
+        style: `"module"` keeps the model's class, `"graph"` gives a `GraphModule`, `"auto"` the first of them that is exact.
+
+    Returns:
+        The smaller model, its lineage and a report of what was removed and what had to stay.
+
+    Raises:
+        StructureError: no form of the smaller model computes the same; names the first call that differs.
+    """
+    if style not in ("auto", "module", "graph"):
+        raise StructureError(f"style={style!r}: expected 'auto', 'module' or 'graph'")
+    masks.check(model)
+    with torch.no_grad():
+        masked = model.replace(masks.apply(model))
+        tensors = dict(masked.params.merged(masked.buffers))
+        values = known(structure.graph, tensors)
+        decision = decide(structure, masks, values, {name: tuple(t.shape) for name, t in tensors.items()})
+        cut = Cut(structure, decision)
+        deltas = folds(structure, decision, values)
+        del values
+        refused = Flat({name: f"{n} kept: {why}" for name, (n, why) in decision.refused.items()})
+        if not decision.removed.any():
+            report = Surgery("unchanged", Flat({}), refused, (), 0.0)
+            return Compacted(masked, masks, Lineage.identity(model), structure, report)
+        return _operate(masked, masks, cut, deltas, refused, style)
+
+
+def _operate(
+    masked: Model, masks: Masks, cut: Cut, deltas: dict[int, Tensor], refused: Flat[str], style: str
+) -> Compacted:
+    structure, graph = cut.structure, cut.structure.graph
+    tensors = dict(masked.params.merged(masked.buffers))
+    smaller = {**tensors, **{name: cut.tensor(index, tensors[name]) for index, name in graph.tensors.items()}}
+    biases = {number: _holder(structure, number, smaller) for number in deltas}
+    for number, (name, holder) in biases.items():
+        sink = structure.sinks[number]
+        out = sink.out if sink.out is not None else sink.rows
+        delta = deltas[number][torch.from_numpy(cut.decision.kept(out)).to(deltas[number].device)]
+        held = None if holder is None else smaller[graph.tensors[holder]]
+        smaller[name] = delta if held is None else held + delta
+    new = compacted(cut, biases)
+    lineage = _lineage(masked, masks, cut, frozenset(name for name, _ in biases.values()))
+    model, used, difference = _exact(masked, cut, new, smaller, style)
+    left = lineage.slice_masks(masks)
+    left = Masks({name: mask for name, mask in left.items() if name in model and not mask.all()})
+    removed = {f.name: int(cut.decision.removed[f.labels].sum()) for f in structure.families}
+    report = Surgery(
+        used,
+        Flat({name: n for name, n in removed.items() if n}),
+        refused,
+        tuple(sorted(lineage.folded)),
+        difference,
+    )
+    return Compacted(model, left, lineage, new, report)
+
+
+def _holder(structure: Structure, number: int, tensors: dict[str, Tensor]) -> tuple[str, int | None]:
+    """Where the constants of a layer go: its own bias if no other call uses it, else a bias made for this call."""
+    graph, sink = structure.graph, structure.sinks[number]
+    uses = [index for node in graph.nodes for index in node.inputs]
+    bias = sink.node.bound.get("bias")
+    weight = graph.tensors.get(sink.weight or -1, f"{sink.node.module}.weight")
+    holder = None if bias is None else bias.index
+    if holder is not None and uses.count(holder) == 1 and holder in graph.tensors:
+        return graph.tensors[holder], holder
+    alone = sink.weight is not None and uses.count(sink.weight) == 1
+    name = f"{weight.rpartition('.')[0]}.bias".lstrip(".")
+    if holder is None and alone and name not in tensors:
+        return name, None
+    return f"{weight.replace('.', '_')}_fold_{number}", holder
+
+
+def _lineage(model: Model, masks: Masks, cut: Cut, folded: frozenset[str]) -> Lineage:
+    kept: dict[str, tuple[Tensor | None, ...]] = {}
+    for index, name in cut.structure.graph.tensors.items():
+        rows = [cut.decision.kept(row) for row in cut.structure.rows[index]]
+        if not all(row.all() for row in rows):
+            kept[name] = tuple(None if row.all() else torch.from_numpy(row).nonzero()[:, 0] for row in rows)
+    identity = Lineage.identity(model)
+    return attrs.evolve(identity, kept=Flat(kept), masks=masks, folded=folded)
+
+
+def _exact(masked: Model, cut: Cut, new: Structure, tensors: dict[str, Tensor], style: str) -> tuple[Model, str, float]:
+    """The first form of the smaller model that computes what the masked model does."""
+    forms = {"module": in_class, "graph": as_graph}
+    problems: list[str] = []
+    reference = agree(masked, None, new)
+    for name in ("module", "graph") if style == "auto" else (style,):
+        try:
+            model = forms[name](masked, new.graph, tensors)
+            verdict = agree(model, reference.outputs, new)
+        except FpruneError as error:
+            problems.append(f"style {name!r}: {error.message}")
+        except Exception as error:  # the class cannot run with the new sizes
+            problems.append(f"style {name!r}: {type(error).__name__}: {error}")
+        else:
+            if verdict.ok:
+                return model, name, verdict.difference
+            problems.append(f"style {name!r}: outputs differ by {verdict.difference:.2e} (relative)")
+    where = first_difference(cut, new.graph, masked, tensors)
+    raise StructureError(
+        "the smaller model would not compute the same. " + "; ".join(problems) + (f"; first difference: {where}" if where else ""),
+        hint="report this model; until then exclude the layers named here",
+    )

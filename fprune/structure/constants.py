@@ -1,0 +1,51 @@
+"""Which values of a masked model do not depend on its inputs, and what they are.
+
+An abstract run of the recorded program. Each value carries a bool tensor, "depends on the input", and, where it does not,
+the constant. Both are broadcastable to the value's shape: a channel that is masked everywhere is one entry, whatever the
+image size, so the run costs little more than a look at the weights. Probing with random inputs would not be sound (a ReLU
+that is dead on the sample looks constant), nor would NaN (0 * NaN is NaN).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from fprune.structure.capture import is_pointwise
+from fprune.structure.graph import Graph, Node, run, substitute
+from fprune.structure.known import Known
+from fprune.structure.transfer import TRANSFER, executed, pointwise
+
+
+def known(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[int, Known]:
+    """Run the program on what is known before any input is seen.
+
+    Args:
+        graph: the recorded program.
+        tensors: parameters and buffers by name, masks applied.
+
+    Returns:
+        What is known of each value.
+    """
+    device = next(iter(tensors.values())).device
+    env: dict[int, Known] = {index: Known.nothing(graph.shapes[index], device) for index in graph.inputs}
+    env.update({index: Known.constant(tensors[name]) for index, name in graph.tensors.items()})
+    env.update({index: Known.constant(tensor) for index, tensor in graph.constants.items()})
+
+    def call(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Known | list[Known]:
+        shapes = tuple(graph.shapes[index] for index in node.outs)
+        operands = [env[index] for index in node.inputs]
+        out = None
+        if not any(x.tainted for x in operands):
+            out = executed(node, args, kwargs, device)
+        elif node.name in TRANSFER:
+            bound = {name: substitute(value, env.__getitem__) for name, value in node.bound.items()}
+            out = TRANSFER[node.name](node, bound, shapes)
+        elif is_pointwise(node) and node.single:
+            out = pointwise(node, args, kwargs, operands, shapes[0])
+        if out is None:
+            unknown = [Known.nothing(shape, device) for shape in shapes]
+            return unknown[0] if node.single else unknown
+        return out
+
+    return run(graph, call, env)

@@ -1,0 +1,161 @@
+"""Which units may go without changing what the masked model computes."""
+
+from collections.abc import Mapping
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from fprune.masks import Masks
+from fprune.structure.flow import Sink
+from fprune.structure.known import Along, Known
+from fprune.structure.labels import Bools, Ints
+from fprune.structure.trace import Structure
+from fprune.structure.transfer import is_unpadded, taps
+
+
+@attrs.frozen(eq=False)
+class Decision:
+    """The units that go.
+
+    Args:
+        removed: `removed[label]`.
+        refused: family name -> how many of its masked units stay, and the call that needs them.
+    """
+
+    removed: Bools
+    refused: Mapping[str, tuple[int, str]]
+
+    def kept(self, rows: Ints) -> Bools:
+        """Which indices of a dimension stay."""
+        return ~self.removed[rows].any(1)
+
+
+def masked_units(structure: Structure, masks: Masks, shapes: Mapping[str, tuple[int, ...]]) -> Bools:
+    """The units a mask asks to remove: every entry of one of their slices is masked. Indexed by label."""
+    asked = np.zeros(structure.labels, np.bool_)
+    dead: dict[tuple[str, int], Bools] = {}
+    for family in structure.families:
+        for part in family.slices:
+            if part.tensor not in masks:
+                continue
+            key = (part.tensor, part.dim)
+            if key not in dead:
+                dead[key] = _dead(masks[part.tensor], part.dim, shapes[part.tensor])
+            asked[family.labels] |= dead[key][part.index].all(1)
+    return asked
+
+
+def _dead(mask: Tensor, dim: int, shape: tuple[int, ...]) -> Bools:
+    """Indices along `dim` with no kept entry."""
+    full = mask.reshape((1,) * (len(shape) - mask.ndim) + tuple(mask.shape)).movedim(dim, 0)
+    alive = full.reshape(full.shape[0], -1).any(1)
+    return ~alive.expand(shape[dim]).cpu().numpy()
+
+
+def decide(structure: Structure, masks: Masks, values: Mapping[int, Known], shapes: Mapping[str, tuple[int, ...]]) -> Decision:
+    """The greatest set of masked units whose removal is exact.
+
+    Assume that every masked unit goes; give back those whose removal a sink would notice; repeat until nothing changes.
+    Starting from the empty set would stop too early: a depthwise convolution needs its own unit gone to let it go.
+
+    Args:
+        structure: the couplings.
+        masks: the masks in force.
+        values: what is known of each value of the masked model.
+        shapes: shapes of parameters and buffers.
+    """
+    removed = masked_units(structure, masks, shapes)
+    asked = removed.copy()
+    reasons: dict[int, str] = {}
+    look = _Look(values)
+    changed = True
+    while changed:
+        changed = False
+        for sink in reversed(structure.sinks):  # from the outputs back
+            held = sink.rows[~look.exact(sink, removed)]
+            held = held[removed[held]]
+            if len(held):
+                removed[held] = False
+                reasons.update(dict.fromkeys(held.tolist(), f"a value that is not 0 enters {sink.node}"))
+                changed = True
+        changed |= _refill(structure, removed, reasons)
+    refused: dict[str, tuple[int, str]] = {}
+    for family in structure.families:
+        lost = family.labels[asked[family.labels] & ~removed[family.labels]]
+        if len(lost):
+            refused[family.name] = (len(lost), reasons[int(lost[0])])
+    return Decision(removed, refused)
+
+
+def _refill(structure: Structure, removed: Bools, reasons: dict[int, str]) -> bool:
+    """Give back one unit of every dimension that would be empty."""
+    changed = False
+    for dims in structure.rows.values():
+        for rows in dims:
+            if len(rows) > 1 and removed[rows].any(1).all():
+                removed[rows[0]] = False
+                reasons.update(dict.fromkeys(rows[0].tolist(), "the last slice of a dimension stays"))
+                changed = True
+    return changed
+
+
+class _Look:
+    """What sinks ask, answered once."""
+
+    def __init__(self, values: Mapping[int, Known]) -> None:
+        self._values = values
+        self._along: dict[tuple[int, int], Along] = {}
+        self._reach: dict[Sink, Tensor] = {}
+
+    def along(self, value: int, dim: int) -> Along:
+        if (value, dim) not in self._along:
+            self._along[value, dim] = self._values[value].along(dim)
+        return self._along[value, dim]
+
+    def exact(self, sink: Sink, removed: Bools) -> Bools:
+        """Which indices of a sink may go, given what else goes."""
+        along = self.along(sink.value, sink.dim)
+        ok = along.zero
+        if sink.weight is not None and sink.out is not None:
+            ok = ok | ~self._reaches(sink, ~removed[sink.out].any(1))
+            if is_unpadded(sink.node):
+                ok = ok | (~along.taint & along.constant)
+        elif sink.other is not None:
+            other = self.along(*sink.other).zero
+            ok = ok | (other if len(other) == len(ok) else other.all())
+        return ok.cpu().numpy()
+
+    def _reaches(self, sink: Sink, kept: Bools) -> Tensor:
+        """Which input channels have a non-zero weight to a kept output."""
+        if sink not in self._reach:
+            weight = self._values[sink.weight or 0]
+            w = taps(sink.node, weight.value)
+            self._reach[sink] = (w != 0).any(3) if not weight.tainted else torch.ones(w.shape[:3], dtype=torch.bool)
+        reach = self._reach[sink]
+        outputs = torch.from_numpy(kept).to(reach.device).view(reach.shape[0], reach.shape[1], 1)
+        return (reach & outputs).any(1).flatten()
+
+
+def folds(structure: Structure, decision: Decision, values: Mapping[int, Known]) -> dict[int, Tensor]:
+    """Constants that removal would lose, as additions to the bias of the layer that used them.
+
+    Returns:
+        Sink number -> one addition per (original) output channel.
+    """
+    out: dict[int, Tensor] = {}
+    for number, sink in enumerate(structure.sinks):
+        gone = ~decision.kept(sink.rows)
+        if sink.weight is None or not gone.any():
+            continue
+        along = values[sink.value].along(sink.dim)
+        lost = torch.from_numpy(gone).to(along.taint.device) & ~along.taint & along.nonzero
+        if not lost.any() or not is_unpadded(sink.node):
+            continue
+        w = taps(sink.node, values[sink.weight].value).sum(3)
+        delta = (w * torch.where(lost, along.value, 0).view(w.shape[0], 1, w.shape[2])).sum(2).flatten()
+        if (delta != 0).any():
+            out[number] = delta
+    return out
+

@@ -1,0 +1,184 @@
+"""Carry labels through a recorded program: the rule registry and what rules work with."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import attrs
+import numpy as np
+import torch
+
+from fprune.structure.capture import is_pointwise
+from fprune.structure.graph import Graph, Node, Ref, Shape, refs
+from fprune.structure.labels import Ints, Labels, frozen
+
+Dims: TypeAlias = list[Ints]
+"""Label rows of a value, one array per dimension."""
+
+
+@attrs.frozen(eq=False)
+class Sink:
+    """A place where a labelled dimension is reduced: only here can removing a slice change what is computed.
+
+    Args:
+        kind: `"conv"`, `"conv_transpose"`, `"linear"`, `"product"`, `"mean"`, `"sum"` or `"norm"`.
+        node: the call.
+        rows: label rows of the reduced dimension.
+        value: the operand whose dimension is reduced.
+        dim: which dimension of it.
+        weight: the weight operand of a convolution or linear layer.
+        out: label rows of the output channels that the weight makes.
+        groups: groups of a convolution.
+        other: for a product of two activations, the second operand and its dimension.
+    """
+
+    kind: str
+    node: Node
+    rows: Ints
+    value: int
+    dim: int
+    weight: int | None = None
+    out: Ints | None = None
+    groups: int = 1
+    other: tuple[int, int] | None = None
+
+
+@attrs.frozen
+class Barrier:
+    """An operation that keeps every slice of what it touches, and why."""
+
+    op: str
+    module: str
+    site: str
+    reason: str
+
+    def __str__(self) -> str:
+        """One line: what, where, why."""
+        return f"{self.op} in {self.module or 'the root module'} ({self.site}): {self.reason}"
+
+
+Rule: TypeAlias = Callable[..., Dims | list[Dims] | None]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register how labels pass through operators.
+
+    A rule gets the `Flow`, the `Node` and the operator's arguments by schema name (tensors as `Ref`), couples what must
+    live and die together, and returns the label rows of its output, or `None` for an operator it cannot handle in this form.
+
+    Example:
+        >>> from fprune.structure import rule
+        >>> @rule("my_scale")
+        ... def my_scale(flow, node, x, factor):
+        ...     return flow.dims(x)
+
+    Args:
+        names: operator names without namespace, `"my_scale"` for `torch.ops.mylib.my_scale`.
+    """
+
+    def register(fn: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, fn))
+        return fn
+
+    return register
+
+
+class Flow:
+    """The labels of one program while its rules run."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Run every rule over the program, in order."""
+        self.graph = graph
+        self.labels = Labels()
+        self.sinks: list[Sink] = []
+        self.barriers: list[Barrier] = []
+        self.values: dict[int, Dims] = {index: self.kept(index) for index in (*graph.inputs, *graph.constants)}
+        self.values.update({index: [self.labels.fresh(n) for n in graph.shapes[index]] for index in graph.tensors})
+        for node in graph.nodes:
+            self._call(node)
+        for index in graph.outputs:
+            self.labels.freeze(*self.values[index])
+
+    def shape(self, ref: Ref | int) -> Shape:
+        """The shape of a value."""
+        return self.graph.shapes[ref if isinstance(ref, int) else ref.index]
+
+    def dims(self, ref: Ref) -> Dims:
+        """The label rows of an argument, one array per dimension."""
+        return list(self.values[ref.index])
+
+    def kept(self, index: int) -> Dims:
+        """Rows for a value of which nothing may be removed."""
+        return [frozen(n) for n in self.graph.shapes[index]]
+
+    def sink(self, kind: str, node: Node, rows: Ints, value: Ref, dim: int, **rest: Any) -> None:
+        """Note that `rows`, dimension `dim` of `value`, are reduced here."""
+        self.sinks.append(Sink(kind, node, rows, value.index, dim % len(self.shape(value)), **rest))
+
+    def freeze(self, rows: Sequence[Ints], node: Node, reason: str) -> None:
+        """Keep these slices, and say why if that takes a choice away."""
+        live = [row for row in rows if self.labels.live(row)]
+        if live:
+            self.barriers.append(Barrier(node.name, node.module, node.site, reason))
+            self.labels.freeze(*live)
+
+    def broadcast(self, operands: Sequence[Dims]) -> Dims:
+        """Couple operands dimension by dimension, aligned on the right; dimensions of size 1 neither couple nor carry."""
+        ndim = max(len(dims) for dims in operands)
+        out: Dims = []
+        for d in range(-ndim, 0):
+            rows = [dims[d] for dims in operands if len(dims) >= -d]
+            size = max((len(row) for row in rows), default=1) if all(len(row) for row in rows) else 0
+            rows = [row for row in rows if len(row) == size]
+            for row in rows[1:]:
+                self.labels.unify(rows[0], row)
+            out.append(rows[0])
+        return out
+
+    def _call(self, node: Node) -> None:
+        handler = RULES.get(node.name)
+        out: Dims | list[Dims] | None = None
+        if handler is not None:
+            out = handler(self, node, **node.bound)
+        elif node.single and is_pointwise(node):
+            out = self.broadcast([self.values[index] for index in node.inputs]) if node.inputs else self.kept(node.out)
+        if out is None:
+            self.freeze([row for index in node.inputs for row in self.values[index]], node, "an operator without a rule")
+            out = [self.kept(index) for index in node.outs]
+        elif node.single:
+            out = [out]  # pyright: ignore[reportAssignmentType] a rule returns as many values as its call
+        self.values.update(zip(node.outs, out, strict=True))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def refs_in(tree: Any) -> list[Ref]:
+    """The tensors of an argument, in order."""
+    return [Ref(index) for index in refs(tree)]
+
+
+def index_map(flow: Flow, node: Node, source: Ref, run: Callable[[Any], Any]) -> Dims:
+    """Labels through an operator that only moves elements, found by running it on the elements' own indices.
+
+    `run` applies the operator to a float tensor of the source's shape. Positions are numbered from 1 along each labelled
+    dimension; a 0 in the result is padding. An output dimension gathers the labels of the source index it follows; a source
+    dimension spread over several output dimensions is split.
+    """
+    shape, out_shape = flow.shape(source), flow.shape(node.out)
+    out: list[list[Ints]] = [[] for _ in out_shape]
+    for d, rows in enumerate(flow.dims(source)):
+        if not flow.labels.live(rows):
+            continue
+        line = torch.arange(1.0, shape[d] + 1).view([-1 if e == d else 1 for e in range(len(shape))])
+        index: Ints = run(line.expand(shape).clone()).long().numpy()
+        if index.shape != out_shape or (index == 0).any():
+            flow.freeze([rows], node, "it mixes a dimension with padding")
+            continue
+        index = index - 1
+        axes = [e for e, n in enumerate(out_shape) if n > 1 and (index != index.take([0], e)).any()]
+        if not axes:
+            flow.freeze([rows[np.unique(index)]], node, "it picks one index of a dimension")
+            continue
+        grid = index[tuple(slice(None) if e in axes else 0 for e in range(len(out_shape)))]
+        flat = flow.labels.resolve(rows)[grid.reshape(-1)]
+        for e, part in zip(axes, flow.labels.split(flat, grid.shape) if len(axes) > 1 else [flat], strict=True):
+            out[e].append(part)
+    return [np.concatenate(parts, 1) if parts else frozen(n) for parts, n in zip(out, out_shape, strict=True)]

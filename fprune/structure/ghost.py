@@ -1,0 +1,89 @@
+"""Normalisation and means over a dimension of which zero slices were removed: computed as if they were still there."""
+
+import torch
+from torch import Tensor, nn
+
+
+def ghost_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, width: int, eps: float) -> Tensor:
+    """Layer norm of `x` with `width - C` zeros appended to its last dimension, restricted to the C stored entries.
+
+    mean = sum(x) / width;  var = (sum((x - mean)^2) + (width - C) mean^2) / width
+    """
+    return _scaled(_standardised(x, (-1,), width, eps), weight, bias, -1)
+
+
+def ghost_group_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, width: int, eps: float) -> Tensor:
+    """Group norm with one group over `width` channels of which those that are not stored are zero."""
+    dims = tuple(range(1, x.ndim))
+    positions = x[0, 0].numel()
+    return _scaled(_standardised(x, dims, width * positions, eps), weight, bias, 1)
+
+
+def ghost_rms_norm(x: Tensor, weight: Tensor | None, width: int, eps: float | None) -> Tensor:
+    """RMS norm over `width` entries of which those that are not stored are zero."""
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    return _scaled(x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) / width + eps), weight, None, -1)
+
+
+def ghost_mean(x: Tensor, dims: list[int], keepdim: bool, divisor: int) -> Tensor:
+    """Mean over dimensions of which zero slices were removed."""
+    return x.sum(dims, keepdim=keepdim) / divisor
+
+
+def _standardised(x: Tensor, dims: tuple[int, ...], count: int, eps: float) -> Tensor:
+    stored = 1
+    for d in dims:
+        stored *= x.shape[d]
+    mean = x.sum(dims, keepdim=True) / count
+    centred = x - mean
+    var = (centred.pow(2).sum(dims, keepdim=True) + (count - stored) * mean.pow(2)) / count
+    return centred * torch.rsqrt(var + eps)
+
+
+def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None, dim: int) -> Tensor:
+    place = [-1 if d == dim % x.ndim else 1 for d in range(x.ndim)]
+    x = x if weight is None else x * weight.view(place)
+    return x if bias is None else x + bias.view(place)
+
+
+class GhostLayerNorm(nn.Module):
+    """A layer norm that keeps the statistics of its original width after zero channels were removed.
+
+    Args:
+        weight: scale of the stored channels, or None.
+        bias: shift of the stored channels, or None.
+        width: the original number of channels.
+        eps: added to the variance.
+    """
+
+    def __init__(self, weight: nn.Parameter | None, bias: nn.Parameter | None, width: int, eps: float) -> None:
+        """Take over the (already cut) affine parameters."""
+        super().__init__()
+        self.register_parameter("weight", weight)
+        self.register_parameter("bias", bias)
+        self.width = width
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return ghost_layer_norm(x, self.weight, self.bias, self.width, self.eps)
+
+    def extra_repr(self) -> str:
+        """The original width."""
+        return f"width={self.width}, eps={self.eps}"
+
+
+class GhostGroupNorm(GhostLayerNorm):
+    """A group norm with one group that keeps the statistics of its original width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise all dimensions but the first."""
+        return ghost_group_norm(x, self.weight, self.bias, self.width, self.eps)
+
+
+class GhostRMSNorm(GhostLayerNorm):
+    """An RMS norm that keeps the statistics of its original width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return ghost_rms_norm(x, self.weight, self.width, self.eps)

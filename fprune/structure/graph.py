@@ -1,0 +1,123 @@
+"""The recorded program: plain records, no torch internals."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+from torch import Tensor
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+@attrs.frozen
+class Ref:
+    """A value of the program, by number."""
+
+    index: int
+
+
+@attrs.frozen(eq=False)
+class Node:
+    """One call: what was called, with what, and which values came out.
+
+    Args:
+        op: the callable; a torch operator, or one of fprune's own functions after a rewrite.
+        name: the operator's plain name, `"conv2d"`, without namespace or the underscore of the in-place form.
+        args: positional arguments, tensors replaced by `Ref`.
+        kwargs: keyword arguments, likewise.
+        bound: every argument by its name in the operator's schema, defaults filled in.
+        outs: the values it makes, flattened.
+        single: whether it returns one tensor rather than a sequence.
+        module: dotted path of the module whose `forward` made the call.
+        site: `file:line` of the user's code.
+        batched: size arguments, by schema name, whose entries grow with the batch: one flag per entry.
+    """
+
+    op: Callable[..., Any]
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    bound: Mapping[str, Any]
+    outs: tuple[int, ...]
+    single: bool
+    module: str
+    site: str
+    batched: Mapping[str, tuple[bool, ...]] = attrs.field(factory=dict[str, tuple[bool, ...]])
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The values it reads, in order, with repetitions."""
+        return tuple(refs((self.args, self.kwargs)))
+
+    @property
+    def out(self) -> int:
+        """The first value it makes."""
+        return self.outs[0]
+
+    def __str__(self) -> str:
+        """The call and where it was made."""
+        return f"{self.name} in {self.module or 'the root module'} ({self.site})"
+
+
+@attrs.frozen(eq=False)
+class Graph:
+    """A model's forward pass on one set of inputs, as a straight-line program.
+
+    Args:
+        nodes: the calls that lead to an output, in order.
+        shapes: the shape of each value, by number.
+        inputs: the tensor inputs, in the order of the flattened arguments.
+        tensors: value -> canonical name of a parameter or buffer.
+        constants: value -> tensor that is neither, such as one made in `__init__` and kept as a plain attribute.
+        outputs: the values returned, flattened.
+        returns: what the forward pass returned, tensors replaced by `Ref`.
+        arguments: what the forward pass was given, `(args, kwargs)`, tensors replaced by `Ref`.
+    """
+
+    nodes: tuple[Node, ...]
+    shapes: tuple[Shape, ...]
+    inputs: tuple[int, ...]
+    tensors: Mapping[int, str]
+    constants: Mapping[int, Tensor]
+    outputs: tuple[int, ...]
+    returns: Any
+    arguments: Any
+
+
+def refs(tree: Any) -> Iterator[int]:
+    """The values that occur in an argument tree, depth first."""
+    if isinstance(tree, Ref):
+        yield tree.index
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:  # pyright: ignore[reportUnknownVariableType] an argument tree holds anything
+            yield from refs(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():  # pyright: ignore[reportUnknownVariableType]
+            yield from refs(item)
+
+
+def substitute(tree: Any, value: Callable[[int], Any]) -> Any:
+    """The argument tree with each `Ref` replaced by `value(index)`; everything else as it is."""
+    if isinstance(tree, Ref):
+        return value(tree.index)
+    if isinstance(tree, (list, tuple)):
+        items: list[Any] = [substitute(item, value) for item in tree]  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(tree, list):
+            return items
+        return tree.__class__(*items) if hasattr(tree, "_fields") else tuple(items)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(tree, dict):
+        return {key: substitute(item, value) for key, item in tree.items()}  # pyright: ignore[reportUnknownVariableType]
+    return tree
+
+
+def run(graph: Graph, call: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any], env: dict[int, Any]) -> dict[int, Any]:
+    """Run the program over any domain: `env` holds inputs, tensors and constants, `call` evaluates one node.
+
+    `call` gets the node and its arguments with values filled in, and returns one value, or one per output.
+    """
+    for node in graph.nodes:
+        args = substitute(node.args, env.__getitem__)
+        kwargs = substitute(dict(node.kwargs), env.__getitem__)
+        result = call(node, args, kwargs)
+        env.update(zip(node.outs, (result,) if node.single else result, strict=True))
+    return env

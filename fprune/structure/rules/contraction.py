@@ -1,0 +1,83 @@
+"""Operators that multiply and sum: convolutions, linear layers, matrix products."""
+
+from typing import Any
+
+from fprune.structure.flow import Dims, Flow, rule
+from fprune.structure.graph import Node, Ref
+from fprune.structure.labels import frozen
+
+
+@rule("conv1d", "conv2d", "conv3d")
+def convolution(flow: Flow, node: Node, input: Ref, weight: Ref, bias: Ref | None, groups: int, **_: Any) -> Dims:
+    """Input channels are the weight's dimension 1 (per group), output channels its dimension 0; positions are kept."""
+    x, w, labels = flow.dims(input), flow.dims(weight), flow.labels
+    channel = len(x) - len(w) + 1  # 0 for an unbatched input
+    labels.freeze(*w[2:])
+    flow.freeze(x[channel + 1 :], node, "a convolution runs over its positions")
+    if groups == 1:
+        labels.unify(x[channel], w[1])
+    else:
+        group, within = labels.split(x[channel], [groups, len(w[1])])
+        group_out, _ = labels.split(w[0], [groups, len(w[0]) // groups])
+        labels.unify(group, group_out)
+        labels.unify(within, w[1])
+    if bias is not None:
+        labels.unify(w[0], flow.dims(bias)[0])
+    flow.sink("conv", node, x[channel], input, channel, weight=weight.index, out=w[0], groups=groups)
+    return [*x[:channel], w[0], *(frozen(n) for n in flow.shape(node.out)[channel + 1 :])]
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed(flow: Flow, node: Node, input: Ref, weight: Ref, bias: Ref | None, groups: int, **_: Any) -> Dims:
+    """Input channels are the weight's dimension 0; output channels are (group, dimension 1)."""
+    x, w, labels = flow.dims(input), flow.dims(weight), flow.labels
+    channel = len(x) - len(w) + 1
+    labels.freeze(*w[2:])
+    flow.freeze(x[channel + 1 :], node, "a convolution runs over its positions")
+    labels.unify(x[channel], w[0])
+    out = w[1]
+    if groups > 1:
+        group, _ = labels.split(x[channel], [groups, len(w[0]) // groups])
+        out = labels.merge([group, w[1]])
+    if bias is not None:
+        labels.unify(out, flow.dims(bias)[0])
+    flow.sink("conv_transpose", node, x[channel], input, channel, weight=weight.index, out=out, groups=groups)
+    return [*x[:channel], out, *(frozen(n) for n in flow.shape(node.out)[channel + 1 :])]
+
+
+@rule("linear")
+def linear(flow: Flow, node: Node, input: Ref, weight: Ref, bias: Ref | None = None) -> Dims:
+    """The last dimension of the input meets the weight's dimension 1; dimension 0 of the weight comes out."""
+    x, w = flow.dims(input), flow.dims(weight)
+    if len(w) != 2:
+        return flow.kept(node.out)
+    flow.labels.unify(x[-1], w[1])
+    if bias is not None:
+        flow.labels.unify(w[0], flow.dims(bias)[0])
+    flow.sink("linear", node, x[-1], input, -1, weight=weight.index, out=w[0])
+    return [*x[:-1], w[0]]
+
+
+def product(flow: Flow, node: Node, a: Ref, b: Ref, dim_a: int, dim_b: int) -> None:
+    """Two activations meet along a dimension that is summed."""
+    flow.labels.unify(flow.dims(a)[dim_a], flow.dims(b)[dim_b])
+    flow.sink("product", node, flow.dims(a)[dim_a], a, dim_a, other=(b.index, dim_b % len(flow.shape(b))))
+
+
+@rule("matmul", "bmm", "mm", "mv", "dot")
+def matmul(flow: Flow, node: Node, **bound: Any) -> Dims:
+    """The last dimension of the left operand meets the one before the last of the right; batch dimensions broadcast."""
+    a, b = [value for value in bound.values() if isinstance(value, Ref)][:2]
+    x, y = flow.dims(a), flow.dims(b)
+    product(flow, node, a, b, -1, -2 if len(y) > 1 else 0)
+    rows = [x[-2]] if len(x) > 1 else []
+    columns = [y[-1]] if len(y) > 1 else []
+    batches = [dims[:-2] for dims in (x, y) if len(dims) > 2]
+    return [*(flow.broadcast(batches) if batches else []), *rows, *columns]
+
+
+@rule("addmm", "baddbmm")
+def addmm(flow: Flow, node: Node, self: Ref, **bound: Any) -> Dims:
+    """A matrix product plus a broadcast term."""
+    a, b = [value for value in bound.values() if isinstance(value, Ref)][:2]
+    return flow.broadcast([matmul(flow, node, a=a, b=b), flow.dims(self)])

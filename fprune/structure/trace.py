@@ -1,0 +1,196 @@
+"""What lives and dies together in a model: units, families, barriers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+
+from fprune.inputs import Inputs
+from fprune.model import Model
+from fprune.structure import rules as _rules
+from fprune.structure.capture import record
+from fprune.structure.flow import Barrier, Flow, Sink
+from fprune.structure.graph import Graph
+from fprune.structure.labels import Bools, Ints
+from fprune.tables import html_table, text_table
+
+_ = _rules  # importing the package registers the rules
+
+
+@attrs.frozen(eq=False)
+class Slice:
+    """The part of one tensor dimension that belongs to a family.
+
+    Args:
+        tensor: name of the parameter or buffer.
+        dim: the dimension.
+        index: indices along it, shape `(units, width)`: row u belongs to unit u.
+    """
+
+    tensor: str
+    dim: int
+    index: Ints
+
+
+@attrs.frozen(eq=False)
+class Family:
+    """Units of one kind: the same slices of the same tensors, differing only in the index. One prunable axis of the model.
+
+    Args:
+        name: the tensor dimension that makes it, `"layer1.0.conv1.weight"`.
+        labels: the label of each unit.
+        slices: everything that goes when a unit goes.
+        original: how many units there were before any compaction.
+    """
+
+    name: str
+    labels: Ints
+    slices: tuple[Slice, ...]
+    original: int
+
+    def __len__(self) -> int:
+        """How many units there are."""
+        return len(self.labels)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The tensors it reaches, each once."""
+        return tuple(dict.fromkeys(s.tensor for s in self.slices))
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"Family({self.name}, {len(self)} units, {len(self.slices)} slices)"
+
+
+@attrs.frozen(eq=False)
+class Structure:
+    """The couplings of a model on given inputs: immutable, independent of weights and masks.
+
+    Args:
+        graph: the recorded forward pass.
+        inputs: the example inputs it was recorded on.
+        rows: label rows of each value, one array `(size, k)` per dimension; index i is kept iff all its labels are.
+        sinks: where labelled dimensions are reduced.
+        families: what can be removed, in the order of the model's tensors.
+        barriers: operations that keep what they touch, and why.
+        labels: how many labels there are.
+    """
+
+    graph: Graph
+    inputs: Inputs
+    rows: Mapping[int, tuple[Ints, ...]]
+    sinks: tuple[Sink, ...]
+    families: tuple[Family, ...]
+    barriers: tuple[Barrier, ...]
+    labels: int
+
+    @property
+    def units(self) -> int:
+        """How many units could be removed, over all families."""
+        return sum(map(len, self.families))
+
+    def family_of(self, tensor: str, dim: int = 0) -> tuple[Family, ...]:
+        """The families that reach a dimension of a tensor."""
+        return tuple(f for f in self.families if any(s.tensor == tensor and s.dim == dim for s in f.slices))
+
+    def _table(self) -> tuple[list[str], list[list[Any]]]:
+        rows = [[f.name, len(f), f.original, len(f.parameters), ", ".join(f.parameters[:4])] for f in self.families]
+        return ["family", "units", "of", "tensors", "reaches"], rows
+
+    def __repr__(self) -> str:
+        """One line."""
+        return (
+            f"Structure({len(self.graph.nodes)} operations, {len(self.families)} families, {self.units} units, "
+            f"{len(self.barriers)} barriers)"
+        )
+
+    def __str__(self) -> str:
+        """The families as a table, then the barriers."""
+        lines = [text_table(*self._table(), title=repr(self)), *(f"kept: {barrier}" for barrier in self.barriers)]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        barriers = html_table(["kept because of"], [[str(b)] for b in self.barriers]) if self.barriers else ""
+        return html_table(*self._table(), title=repr(self)) + barriers
+
+
+def trace(model: Model, example_inputs: Inputs) -> Structure:
+    """Find what lives and dies together in a model.
+
+    The forward pass is recorded once on the meta device; labels then flow through it and are identified wherever two
+    slices must be kept or removed together. The result depends on the model's code and shapes only, not on its weights.
+
+    Example:
+        >>> import torch
+        >>> from fprune import Model, inputs
+        >>> from fprune.structure import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> trace(Model.from_module(net), inputs(torch.zeros(1, 4))).families
+        (Family(0.weight, 8 units, 3 slices),)
+
+    Args:
+        model: the model; a plain `nn.Module` is taken too.
+        example_inputs: what `forward` is called with.
+
+    Returns:
+        The families of units, with every slice that goes with each unit.
+
+    Raises:
+        ModelError: the forward pass fails on the inputs, or branches on data.
+        StructureError: it returns something in which no tensor can be found.
+    """
+    example_inputs = Inputs.of(example_inputs)
+    graph = record(Model.of(model), example_inputs)
+    flow = Flow(graph)
+    rows = {index: tuple(flow.labels.resolve(r) for r in dims) for index, dims in flow.values.items()}
+    sinks = tuple(
+        attrs.evolve(s, rows=r, out=None if s.out is None else flow.labels.resolve(s.out))
+        for s in flow.sinks
+        if (r := flow.labels.resolve(s.rows)).any()
+    )
+    reducible = np.zeros(flow.labels.count, np.bool_)
+    for sink in sinks:
+        reducible[sink.rows] = True
+    reducible[0] = False
+    tensors = {name: rows[index] for index, name in graph.tensors.items()}
+    return Structure(
+        graph, example_inputs, rows, sinks, families(tensors, reducible), tuple(flow.barriers), flow.labels.count
+    )
+
+
+def families(tensors: Mapping[str, tuple[Ints, ...]], allowed: Bools) -> tuple[Family, ...]:
+    """Group labels by the slices they own: `allowed[label]` says which may be removed."""
+    signature = np.zeros(len(allowed), np.uint64)
+    owned: list[tuple[str, int, Ints, Ints]] = []  # tensor, dim, labels sorted, their indices
+    for name, dims in tensors.items():
+        for dim, row in enumerate(dims):
+            at, column = np.nonzero(allowed[row])
+            if not len(at):
+                continue
+            labels = row[at, column]
+            order = np.argsort(labels, kind="stable")
+            labels, at = labels[order], at[order]
+            unique, counts = np.unique(labels, return_counts=True)
+            with np.errstate(over="ignore"):  # a polynomial hash modulo 2**64
+                entry = np.uint64(len(owned) + 1) * np.uint64(1_000_003) + counts.astype(np.uint64)
+                signature[unique] = signature[unique] * np.uint64(6364136223846793005) + entry
+            owned.append((name, dim, labels, at))
+    out: list[Family] = []
+    used = np.nonzero(signature)[0]
+    kinds, inverse = np.unique(signature[used], return_inverse=True)
+    for kind in range(len(kinds)):
+        labels = used[inverse == kind]
+        slices: list[Slice] = []
+        for name, dim, every, at in owned:
+            mine = np.isin(every, labels)
+            if mine.any():
+                slices.append(Slice(name, dim, at[mine].reshape(len(labels), -1)))
+        out.append(Family(_name(slices, tensors), labels, tuple(slices), len(labels)))
+    return tuple(sorted(out, key=lambda family: int(family.labels[0])))
+
+
+def _name(slices: list[Slice], tensors: Mapping[str, tuple[Ints, ...]]) -> str:
+    """A family is named after the first weight whose outputs it is, else after its first slice."""
+    made = [s.tensor for s in slices if s.dim == 0 and len(tensors[s.tensor]) > 1]
+    return made[0] if made else f"{slices[0].tensor}[dim {slices[0].dim}]"

@@ -1,0 +1,37 @@
+"""How much `import fprune` adds to `import torch`: python tests/benchmarks/import_time.py
+
+Reports only. A timed assertion would fail on a busy machine and say nothing about the code.
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def seconds(statement: str) -> float:
+    """CPU seconds of a fresh interpreter; other work on the machine does not count."""
+
+    def used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    start = used()
+    subprocess.run([sys.executable, "-c", statement], cwd=ROOT, check=True)
+    return used() - start
+
+
+def main(repeats: int = 7) -> None:
+    pairs = [(seconds("import torch"), seconds("import torch, fprune")) for _ in range(repeats)]
+    torch, both = (statistics.median(column) for column in zip(*pairs, strict=True))
+    added = statistics.median(b - a for a, b in pairs)
+    print(f"import torch          {torch:6.2f} CPU s")
+    print(f"import torch, fprune  {both:6.2f} CPU s")
+    print(f"added, median of {repeats}    {added:6.2f} CPU s   (aim: at most 0.25 s)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Settings for every test: one thread, hypothesis profiles, and globals that must come back as they were."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)  # several workers share few cores; one thread also makes sums the same bits everywhere
+
+settings.register_profile(
+    "default",
+    max_examples=25,
+    deadline=None,  # the first example of a test pays for lazy imports inside torch
+    derandomize=True,  # a red run must be red again when someone else repeats it
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=300, derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def _globals_untouched() -> Iterator[None]:
+    """The thread count, default dtype and grad mode outlive no test: a leak would surface in an unrelated one."""
+    before = (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled())
+    yield
+    after = (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled())
+    assert after == before, f"(threads, default dtype, grad mode) were {before} before this test and are {after} after"
