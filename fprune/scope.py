@@ -112,7 +112,7 @@ class Scope(Mapping[str, Tensor]):
             The scope.
         """
         task = result.task
-        return cls.of(
+        scope = cls.of(
             result.model,
             masks=result.masks,
             lineage=result.lineage,
@@ -120,6 +120,7 @@ class Scope(Mapping[str, Tensor]):
             seed=task.seed if seed is None else seed,
             example_inputs=task.example_inputs,
         )
+        return scope if result.lineage.is_identity else attrs.evolve(scope, layers=_present(result.origin, result.model))
 
     def plan(self, config: Config) -> Plan:
         """Resolve a config on the present layers."""
@@ -190,3 +191,22 @@ class Scope(Mapping[str, Tensor]):
             for layer in self.layers
         ]
         return html_table(("layer", "type", "units alive"), rows, title=repr(self))
+
+
+def _present(origin: Model, model: Model) -> tuple[Layer, ...]:
+    """The original model's layers in their present shapes: rules mean the same layers in every round.
+
+    A compact model need not have the original's classes (a graph has none), but it keeps the names of its tensors.
+    """
+    now = {layer.weight: layer for layer in model.layers}
+    return tuple(_resized(layer, now, model) for layer in origin.layers if layer.weight in model)
+
+
+def _resized(layer: Layer, now: Mapping[str, Layer], model: Model) -> Layer:
+    same_class = now.get(layer.weight)
+    if same_class is not None and same_class.type == layer.type:
+        return same_class
+    shape = tuple(model[layer.weight].shape)
+    bias = layer.bias if layer.bias in model else None
+    units = model[bias].shape[0] if bias is not None else shape[layer.axis] * layer.groups
+    return attrs.evolve(layer, shape=shape, bias=bias, units=units, groups=units // shape[layer.axis])

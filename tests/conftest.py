@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 torch.set_num_threads(1)  # several workers share few cores; one thread also makes sums the same bits everywhere
 
@@ -16,6 +16,7 @@ settings.register_profile(
     derandomize=True,  # a red run must be red again when someone else repeats it
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+settings.register_profile("quick", settings.get_profile("default"), phases=[Phase.explicit, Phase.generate])
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=300, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

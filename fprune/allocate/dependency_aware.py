@@ -1,8 +1,7 @@
 """Whole units: everything that the model's couplings tie together goes or stays together."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from fprune.allocate.axes import Axis, axes, outputs
 from fprune.allocate.budget import local_rows, removals
+from fprune.allocate.needing import needing
 from fprune.config import Config
 from fprune.criteria import Criterion
 from fprune.errors import ConfigError, StructureError
@@ -23,20 +23,9 @@ __all__ = ["dependency_aware"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-F = TypeVar("F", bound=Callable[..., Masks])
 
 
-def _needing(*what: str) -> Callable[[F], F]:
-    """Say what an allocation wants besides parameters; a pruner that takes it wants the same."""
-
-    def mark(fn: F) -> F:
-        vars(fn)["needs"] = frozenset(what)
-        return fn
-
-    return mark
-
-
-@_needing("example_inputs", "structure")
+@needing("example_inputs", "structure")
 def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config: Config) -> Masks:
     """Remove whole units: a filter with its bias, the norm's entries, the filters added to it, and the weights that read it.
 
@@ -79,7 +68,7 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
     removed = masked_units(structure, scope.masks, {name: tuple(value.shape) for name, value in scope.items()})
     scores = _scores(criterion, scope, structure, found)
     scores[removed] = -np.inf
-    _take_each([axis for axis in found if axis.sparsity is not None], plan.selected, scope, scores, removed)
+    _take_each(structure, [axis for axis in found if axis.sparsity is not None], plan.selected, scope, scores, removed)
     for rule in sorted({axis.rule for axis in found if axis.sparsity is None}):
         rows = [row for row in plan.selected if row.rule == rule]
         _take_shared([a for a in found if a.sparsity is None and a.rule == rule], rows, scope, scores, removed)
@@ -119,7 +108,7 @@ def _scores(criterion: Criterion, scope: Scope, structure: Structure, found: Seq
 
 
 def _take_each(
-    found: Sequence[Axis], rows: Sequence[Row], scope: Scope, scores: Floats, removed: Bools
+    structure: Structure, found: Sequence[Axis], rows: Sequence[Row], scope: Scope, scores: Floats, removed: Bools
 ) -> None:
     """Per layer: of every family its own share, and of a layer with several families what the shares round away."""
     goal = {n: axis.family.original * (axis.sparsity or 0.0) for n, axis in enumerate(found)}
@@ -128,17 +117,46 @@ def _take_each(
     for n, axis in enumerate(found):
         for name, width in axis.channels.items():
             left[name] -= width * amount[n]
+    floor = _Floor(structure, found)
     for n in sorted(amount, key=lambda n: (amount[n] - goal[n], n)):  # the largest remainder first
-        axis = found[n]
-        room = amount[n] < min(goal[n], axis.family.original - 1) and len(axis.family) > 1
-        if room and all(left[name] >= width for name, width in axis.channels.items()):
+        room = amount[n] < min(goal[n], found[n].family.original) and floor.allows(n, amount)
+        if room and all(left[name] >= width for name, width in found[n].channels.items()):
             amount[n] += 1
-            left.update({name: left[name] - width for name, width in axis.channels.items()})
+            left.update({name: left[name] - width for name, width in found[n].channels.items()})
     for n, axis in enumerate(found):
         gone = axis.family.original - len(axis.family)
         labels = axis.family.labels
         lowest = np.argsort(scores[labels], kind="stable")[: amount[n] - gone]
         removed[labels[lowest]] = True
+
+
+class _Floor:
+    """No dimension of any value may become empty."""
+
+    def __init__(self, structure: Structure, found: Sequence[Axis]) -> None:
+        """Look at which families make up each dimension."""
+        number = np.full(structure.labels, -1, np.int64)
+        for n, axis in enumerate(found):
+            number[axis.family.labels] = n
+        self._found = found
+        self._alone: set[int] = set()  # families that every index of some dimension belongs to
+        self._together: set[frozenset[int]] = set()  # families that make up some dimension between them
+        for dims in structure.rows.values():
+            for rows in dims:
+                if rows.any():
+                    families = number[rows]
+                    self._alone.update(n for n in np.unique(families).tolist() if (families == n).any(1).all())
+                    if (families >= 0).any(1).all():
+                        self._together.add(frozenset(np.unique(families[families >= 0]).tolist()))
+
+    def allows(self, n: int, amount: Mapping[int, int]) -> bool:
+        """Whether one more unit of a family may go."""
+        if amount[n] + 1 < self._found[n].family.original:
+            return True
+        if n in self._alone:
+            return False
+        others = (group - {n} for group in self._together if n in group)
+        return all(any(amount[m] < self._found[m].family.original for m in group) for group in others)
 
 
 def _already(axis: Axis, removed: Bools) -> int:

@@ -188,9 +188,11 @@ def _marked(scope: Scope, share: Share, grain: Grain, blocks: Blocks, k: int) ->
     scores = placed(scope, share.row.layer, share.scores, grain)
     view = blocks.view(scores)
     matrix = view.reshape(-1, blocks.size)
-    dead = (matrix == -math.inf).sum(dim=1)
+    counts = torch.full((len(matrix),), k, device=matrix.device)
+    if share.gone or share.dead:
+        counts = (matrix == -math.inf).sum(dim=1).clamp(min=k)
     marked = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-    blocks.view(marked).copy_(lowest_in_rows(matrix, dead.clamp(min=k)).reshape(view.shape))
+    blocks.view(marked).copy_(lowest_in_rows(matrix, counts).reshape(view.shape))
     return taken(scope, share.row.layer, marked, grain)
 
 

@@ -15,9 +15,9 @@ from fprune.errors import ScoreError
 
 __all__ = ["Threshold", "threshold"]
 
-_SAMPLE = 1 << 16  # scores that suggest where the threshold is; a bad suggestion costs time, never exactness
 _GUESSES = 4  # after as many suggestions the interval is halved, which ends after 64 passes whatever the scores are
-_ROOM = 1 << 20  # scores that may be copied out, so that the threshold can be found among them
+_ROOM = 1 << 15  # scores that may be copied out, so that the threshold can be found among them
+_SPARE = 8  # and of many scores as many samples; an interval holds about four samples' worth
 _CPU_CHUNK = 1 << 16  # scores compared at a time, so that what a pass makes stays in the cache
 _DEVICE_CHUNK = 1 << 24
 
@@ -76,7 +76,7 @@ def threshold(tensors: Sequence[Tensor], k: int) -> Threshold:
     """
     dtype = common_dtype(tensors)
     total = sum(tensor.numel() for tensor in tensors)
-    room = max(_ROOM, total // 32)
+    room = max(_ROOM, _SPARE * _sample_size(total))
     bracket = _Bracket(_rank(-math.inf, dtype) - 1, _rank(math.inf, dtype), 0, total)
     guesses = 0
     while bracket.high - bracket.low > 1:
@@ -102,9 +102,15 @@ def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     return torch.float32 if all(fits(tensor.dtype) for tensor in tensors) else torch.float64
 
 
+def _sample_size(total: int) -> int:
+    """Return the size where sorting the sample and sorting out what it leaves open cost about the same."""
+    return int(total ** (2 / 3))
+
+
 def _guess(tensors: Sequence[Tensor], dtype: torch.dtype, bracket: _Bracket, k: int) -> tuple[int, int]:
-    """Return the ends of an interval that holds the threshold with near certainty, inside the bracket."""
-    stride = sum(tensor.numel() for tensor in tensors) // _SAMPLE + 1
+    """Return the ends of an interval that holds the threshold with near certainty; if it does not, time is lost."""
+    total = sum(tensor.numel() for tensor in tensors)
+    stride = total // _sample_size(total) + 1
     while math.gcd(stride, 2 * 3 * 5 * 7) > 1:  # else the sample might see one corner of every kernel
         stride += 1
     sample = torch.cat([tensor.reshape(-1)[::stride].to(dtype).cpu() for tensor in tensors])

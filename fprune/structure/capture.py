@@ -5,13 +5,11 @@ schema, before anything decomposes them. The model runs on the meta device, so a
 arithmetic: some 40 ms for a ResNet-18. A model that cannot run without data is run once on the example inputs.
 """
 
-import copy
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the same flattening as torch.export: knows the outputs of model libraries
@@ -19,9 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fprune.errors import FpruneError, ModelError, StructureError
 from fprune.inputs import Inputs
-from fprune.model import Model
 from fprune.structure.graph import Graph, Node, Ref, refs
-from fprune.tree import Flat
+from fprune.structure.provenance import Watch, trace_attributes
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
@@ -36,10 +33,7 @@ POINTWISE = frozenset(
 """Operators that act element by element but do not carry torch's tag for it."""
 
 
-_SIZED = frozenset("view reshape _unsafe_view unflatten expand broadcast_to zeros ones full empty new_zeros repeat".split())
-
-
-class _NeedsData(Exception):
+class NeedsData(Exception):
     """The meta device cannot run this model; carries the reason."""
 
 
@@ -88,75 +82,22 @@ def overwritten(value: Tensor, written: Tensor) -> Tensor:
     return value
 
 
-def record(model: Model, inputs: Inputs) -> Graph:
-    """Record the evaluation-mode forward pass of a model.
-
-    Args:
-        model: any model; it is not changed.
-        inputs: example inputs; their shapes matter, their values only for models that cannot run without data.
-
-    Returns:
-        The program, dead calls removed.
-
-    Raises:
-        ModelError: the forward pass fails on the inputs, or branches on values computed from them.
-    """
-    model = model.eval()
-    graph = _record(model, inputs)
-    if any(node.name in _SIZED for node in graph.nodes):
-        return _batched(graph, model, inputs)
-    return graph
-
-
-def _record(model: Model, inputs: Inputs) -> Graph:
-    try:
-        return _Recording().run(copy.deepcopy(model.skeleton), inputs, torch.device("meta"))
-    except _NeedsData:
-        return _Recording().run(model.to_module(), inputs, model.device)
-
-
-def _batched(graph: Graph, model: Model, inputs: Inputs) -> Graph:
-    """Find the sizes that grow with the batch, by recording once more with one more sample."""
-    first = graph.shapes[graph.inputs[0]] if graph.inputs else ()
-    if not first:
-        return graph
-    batch = first[0]
-
-    def grown(x: Tensor) -> Tensor:
-        return x.new_empty((batch + 1, *x.shape[1:]), device="meta") if x.ndim and x.shape[0] == batch else x
-
-    args, kwargs = pytree.tree_map_only(Tensor, grown, (inputs.args, dict(inputs.kwargs)))
-    try:
-        more = _Recording().run(copy.deepcopy(model.skeleton), Inputs(args, Flat(kwargs)), torch.device("meta"))
-    except (FpruneError, _NeedsData):
-        return graph  # the program is then good for this batch size only
-    if [node.name for node in more.nodes] != [node.name for node in graph.nodes]:
-        return graph
-    nodes = tuple(attrs.evolve(a, batched=_growing(a, b)) for a, b in zip(graph.nodes, more.nodes, strict=True))
-    return attrs.evolve(graph, nodes=nodes)
-
-
-def _growing(node: Node, more: Node) -> dict[str, tuple[bool, ...]]:
-    out: dict[str, tuple[bool, ...]] = {}
-    for name, sizes in node.bound.items():
-        if isinstance(sizes, (list, tuple)) and sizes and all(isinstance(n, int) for n in sizes):  # pyright: ignore[reportUnknownVariableType]
-            flags = tuple(a != b for a, b in zip(sizes, more.bound[name], strict=True))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-            if any(flags):
-                out[name] = flags
-    return out
-
-
 def leaves(output: Any) -> list[Tensor]:
     """The tensors of whatever a forward pass returned, in order."""
     return [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
 
 
+def tensors_mapped(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Arguments with each tensor replaced."""
+    return pytree.tree_map_only(Tensor, fn, tree)
+
+
 def cloned(tree: Any) -> Any:
     """Arguments with private copies of their tensors."""
-    return pytree.tree_map_only(Tensor, torch.clone, tree)
+    return tensors_mapped(torch.clone, tree)
 
 
-class _Recording(TorchDispatchMode):
+class Recording(TorchDispatchMode):
     """What one forward pass leaves behind."""
 
     def __init__(self) -> None:
@@ -170,10 +111,12 @@ class _Recording(TorchDispatchMode):
         self._constants: dict[int, Tensor] = {}
         self._modules: list[str] = []
         self._from_input: set[int] = set()
+        self._watch = Watch()
         self._tensors: dict[int, str] = {}
 
     def run(self, net: nn.Module, inputs: Inputs, device: torch.device) -> Graph:
-        """Run the module once and keep what it did."""
+        """Run a private module once and keep what it did."""
+        trace_attributes(net)
         paths = {id(module): path for path, module in reversed(list(net.named_modules(remove_duplicate=False)))}
         named = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
         for name, tensor in sorted(named, key=lambda item: item[0]):
@@ -190,13 +133,13 @@ class _Recording(TorchDispatchMode):
         enter = nn.modules.module.register_module_forward_pre_hook(lambda m, _: self._modules.append(paths.get(id(m), "")))
         leave = nn.modules.module.register_module_forward_hook(self._left, always_call=True)
         try:
-            with torch.inference_mode(), torch.device(device), self:
+            with torch.inference_mode(), torch.device(device), self._watch, self:
                 returned = net(*args, **kwargs)
         except FpruneError:
             raise
         except Exception as error:
             if device.type == "meta":
-                raise _NeedsData(str(error)) from error
+                raise NeedsData(str(error)) from error
             where = f"in {self._modules[-1]!r}" if self._modules and self._modules[-1] else "in the root module"
             shapes = [tuple(x.shape) for x in flat if isinstance(x, Tensor)]
             raise ModelError(
@@ -233,7 +176,7 @@ class _Recording(TorchDispatchMode):
                     hint="prune without dependency_aware and speed_up, or trace the sub-module that has no such branch",
                 )
             if any(isinstance(x, Tensor) and x.is_meta for x in args):
-                raise _NeedsData(f"{name} on the meta device")
+                raise NeedsData(f"{name} on the meta device")
         out = func(*args, **kwargs)
         tensors: list[Any] = [out] if isinstance(out, Tensor) else list(out) if isinstance(out, (tuple, list)) else []
         if not tensors or not all(isinstance(x, Tensor) for x in tensors):
@@ -246,9 +189,10 @@ class _Recording(TorchDispatchMode):
         if depends:
             self._from_input.update(outs)
         plain = name.removesuffix("_") if inplace or not name.startswith("_") else name
-        self._nodes.append(
-            Node(func, plain, ref_args, ref_kwargs, bind(func, ref_args, ref_kwargs), outs, isinstance(out, Tensor), module, site)
-        )
+        bound = bind(func, ref_args, ref_kwargs)
+        sources = _sourced(bound, self._watch.sources)
+        single = isinstance(out, Tensor)
+        self._nodes.append(Node(func, plain, ref_args, ref_kwargs, bound, outs, single, module, site, sources=sources))
         if inplace:
             self._overwrite(tensors[0], site, module)
         return out
@@ -288,7 +232,7 @@ class _Recording(TorchDispatchMode):
             return value
         if id(value) not in self._numbers:  # a tensor the model keeps outside parameters and buffers
             if value.is_meta and value.numel():
-                raise _NeedsData("a constant made on the meta device has no values")
+                raise NeedsData("a constant made on the meta device has no values")
             self._constants[self._number(value)] = value
         return Ref(self._numbers[id(value)])
 
@@ -318,6 +262,19 @@ class _Recording(TorchDispatchMode):
             returns,
             arguments,
         )
+
+
+def _sourced(bound: Mapping[str, Any], sources: Mapping[int, Any]) -> dict[str, tuple[Any, ...]]:
+    """For each size argument, the expression behind each of its entries, or None."""
+    if not sources:
+        return {}
+    out: dict[str, tuple[Any, ...]] = {}
+    for name, value in bound.items():
+        sizes: list[Any] = value if isinstance(value, list) else [value]
+        found = tuple(sources.get(n) if type(n) is int else None for n in sizes)
+        if any(expression is not None for expression in found):
+            out[name] = found
+    return out
 
 
 def _meta(value: Any, device: torch.device) -> bool:

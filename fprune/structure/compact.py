@@ -1,5 +1,7 @@
 """Make a masked model smaller without changing what it computes."""
 
+from functools import partial
+
 import attrs
 import torch
 from torch import Tensor
@@ -164,12 +166,14 @@ def _lineage(model: Model, masks: Masks, cut: Cut, folded: frozenset[str]) -> Li
 
 def _exact(masked: Model, cut: Cut, new: Structure, tensors: dict[str, Tensor], style: str) -> tuple[Model, str, float]:
     """The first form of the smaller model that computes what the masked model does."""
-    forms = {"module": in_class, "graph": as_graph}
+    forms = (("module", in_class), ("module", partial(in_class, literals=True)), ("graph", as_graph))
     problems: list[str] = []
     reference = agree(masked, None, new)
-    for name in ("module", "graph") if style == "auto" else (style,):
+    for name, form in forms:
+        if style not in ("auto", name):
+            continue
         try:
-            model = forms[name](masked, new.graph, tensors)
+            model = form(masked, new.graph, tensors)
             verdict = agree(model, reference.outputs, new)
         except FpruneError as error:
             problems.append(f"style {name!r}: {error.message}")

@@ -13,18 +13,21 @@ from fprune.intake import copied
 from fprune.model import Model
 from fprune.structure.ghost import GhostGroupNorm, GhostLayerNorm, GhostRMSNorm
 from fprune.structure.graph import Graph, Node
+from fprune.structure.provenance import attributes, has_literal, put, solved
 from fprune.tree import Flat
 
-Fix: TypeAlias = Callable[[Any, Node | None], None]
+Fix: TypeAlias = Callable[[Any, Node | None, Graph], None]
 
 
-def in_class(model: Model, graph: Graph, tensors: Mapping[str, Tensor]) -> Model:
+def in_class(model: Model, graph: Graph, tensors: Mapping[str, Tensor], *, literals: bool = False) -> Model:
     """The model with other tensors, in its own class.
 
     Args:
         model: the model before surgery.
         graph: the program after surgery, for what layers keep besides their tensors.
         tensors: every parameter and buffer after surgery; a bias that a layer lacked may be among them.
+        literals: whether to take plain numbers in the expressions behind sizes for numbers written in the code; else for
+            numbers read from a tensor's shape, which adapt by themselves.
 
     Raises:
         StructureError: the class cannot hold the result, such as a module that would need two sizes at once.
@@ -45,13 +48,38 @@ def in_class(model: Model, graph: Graph, tensors: Mapping[str, Tensor]) -> Model
     for node in graph.nodes:
         calls.setdefault(node.module, []).append(node)
     for path, module in modules.items():
-        fit(net, path, module, calls.get(path, []))
+        fit(net, path, module, calls.get(path, []), graph)
+    _patch(modules, graph, literals)
     return Model(
         net,
         Flat({name: tensors[name] for name in (*model.params, *added)}),
         Flat({name: tensors[name] for name in model.buffers}),
         model.training,
     )
+
+
+def _patch(modules: Mapping[str, nn.Module], graph: Graph, literals: bool) -> None:
+    """Give the integer attributes that sizes were read from the values that make the new sizes."""
+    equations: list[tuple[Any, int]] = []
+    for node in graph.nodes:
+        for name, expressions in node.sources.items():
+            value = node.bound.get(name)
+            sizes: list[Any] = value if isinstance(value, list) else [value]
+            if len(sizes) == len(expressions):
+                equations += [(e, n) for e, n in zip(expressions, sizes, strict=True) if e is not None and type(n) is int]
+    if literals and not any(has_literal(expression) for expression, _ in equations):
+        raise StructureError("no size is computed from an attribute and a number")
+    equations = [(e, n) for e, n in equations if literals or not has_literal(e)]
+    wheres = {where for expression, _ in equations for where in attributes(expression)}
+    old = {(path, key, at): _held(vars(modules[path])[key], at) for path, key, at in wheres}
+    for (path, key, at), value in solved(equations, old).items():
+        if value != old[path, key, at]:
+            held = vars(modules[path])[key]
+            put(modules[path], key, value if at < 0 else type(held)(value if i == at else n for i, n in enumerate(held)))
+
+
+def _held(value: Any, at: int) -> int:
+    return value if at < 0 else value[at]
 
 
 def named(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -66,7 +94,7 @@ def _twin(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(twin, old.requires_grad) if isinstance(old, nn.Parameter) else twin
 
 
-def fit(net: nn.Module, path: str, module: nn.Module, calls: list[Node]) -> None:
+def fit(net: nn.Module, path: str, module: nn.Module, calls: list[Node], graph: Graph) -> None:
     """Bring a layer's own attributes into line with its tensors and with what it is to compute."""
     for kinds, names, fix in _FIXES:
         if isinstance(module, kinds):
@@ -77,7 +105,7 @@ def fit(net: nn.Module, path: str, module: nn.Module, calls: list[Node]) -> None
             node = mine[0] if mine else None
             ghost = _ghost(module, node)
             if ghost is None:
-                fix(module, node)
+                fix(module, node, graph)
             else:
                 net.set_submodule(path, ghost.train(module.training))
             return
@@ -96,7 +124,7 @@ def _ghost(module: nn.Module, node: Node | None) -> nn.Module | None:
     return kind(module.weight, bias, node.bound["width"], module.eps)  # pyright: ignore[reportArgumentType]
 
 
-def _conv(module: _ConvNd, node: Node | None) -> None:
+def _conv(module: _ConvNd, node: Node | None, graph: Graph) -> None:
     if node is not None:
         module.groups = node.bound["groups"]
     a, b = module.weight.shape[:2]
@@ -106,47 +134,46 @@ def _conv(module: _ConvNd, node: Node | None) -> None:
         module.in_channels, module.out_channels = b * module.groups, a
 
 
-def _linear(module: nn.Linear, node: Node | None) -> None:
+def _linear(module: nn.Linear, node: Node | None, graph: Graph) -> None:
     module.out_features, module.in_features = module.weight.shape
 
 
-def _batch_norm(module: _NormBase, node: Node | None) -> None:
-    tensor = module.running_mean if module.running_mean is not None else module.weight
-    if tensor is not None:  # pyright: ignore[reportUnnecessaryComparison] None without affine
-        module.num_features = len(tensor)
+def _batch_norm(module: _NormBase, node: Node | None, graph: Graph) -> None:
+    if node is not None:
+        module.num_features = graph.shapes[node.bound["input"].index][1]
 
 
-def _layer_norm(module: nn.LayerNorm | nn.RMSNorm, node: Node | None) -> None:
+def _layer_norm(module: nn.LayerNorm | nn.RMSNorm, node: Node | None, graph: Graph) -> None:
     if module.weight is not None:  # pyright: ignore[reportUnnecessaryComparison]
         module.normalized_shape = tuple(module.weight.shape)
 
 
-def _group_norm(module: nn.GroupNorm, node: Node | None) -> None:
+def _group_norm(module: nn.GroupNorm, node: Node | None, graph: Graph) -> None:
     if node is not None:
         module.num_groups = node.bound["num_groups"]
     if module.weight is not None:  # pyright: ignore[reportUnnecessaryComparison]
         module.num_channels = len(module.weight)
 
 
-def _embedding(module: nn.Embedding, node: Node | None) -> None:
+def _embedding(module: nn.Embedding, node: Node | None, graph: Graph) -> None:
     module.num_embeddings, module.embedding_dim = module.weight.shape
 
 
-def _prelu(module: nn.PReLU, node: Node | None) -> None:
+def _prelu(module: nn.PReLU, node: Node | None, graph: Graph) -> None:
     module.num_parameters = len(module.weight)
 
 
-def _shuffle(module: nn.ChannelShuffle, node: Node | None) -> None:
+def _shuffle(module: nn.ChannelShuffle, node: Node | None, graph: Graph) -> None:
     if node is not None:
         module.groups = node.bound["groups"]
 
 
-def _unflatten(module: nn.Unflatten, node: Node | None) -> None:
+def _unflatten(module: nn.Unflatten, node: Node | None, graph: Graph) -> None:
     if node is not None:
         module.unflattened_size = tuple(node.bound["sizes"])
 
 
-def _nothing(module: nn.Module, node: Node | None) -> None:
+def _nothing(module: nn.Module, node: Node | None, graph: Graph) -> None:
     """A ghost norm has no sizes of its own besides the original width."""
 
 

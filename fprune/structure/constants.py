@@ -27,8 +27,8 @@ def known(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[int, Known]:
     Returns:
         What is known of each value.
     """
-    device = next(iter(tensors.values())).device
-    env: dict[int, Known] = {index: Known.nothing(graph.shapes[index], device) for index in graph.inputs}
+    like = next((t for t in tensors.values() if t.is_floating_point()), next(iter(tensors.values())))
+    env: dict[int, Known] = {index: Known.nothing(graph.shapes[index], like) for index in graph.inputs}
     env.update({index: Known.constant(tensors[name]) for index, name in graph.tensors.items()})
     env.update({index: Known.constant(tensor) for index, tensor in graph.constants.items()})
 
@@ -37,14 +37,14 @@ def known(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[int, Known]:
         operands = [env[index] for index in node.inputs]
         out = None
         if not any(x.tainted for x in operands):
-            out = executed(node, args, kwargs, device)
+            out = executed(node, args, kwargs, like.device)
         elif node.name in TRANSFER:
             bound = {name: substitute(value, env.__getitem__) for name, value in node.bound.items()}
             out = TRANSFER[node.name](node, bound, shapes)
         elif is_pointwise(node) and node.single:
             out = pointwise(node, args, kwargs, operands, shapes[0])
         if out is None:
-            unknown = [Known.nothing(shape, device) for shape in shapes]
+            unknown = [Known.nothing(shape, like) for shape in shapes]
             return unknown[0] if node.single else unknown
         return out
 

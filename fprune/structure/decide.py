@@ -94,7 +94,7 @@ def _refill(structure: Structure, removed: Bools, reasons: dict[int, str]) -> bo
     changed = False
     for dims in structure.rows.values():
         for rows in dims:
-            if len(rows) > 1 and removed[rows].any(1).all():
+            if rows.any() and removed[rows].any(1).all():
                 removed[rows[0]] = False
                 reasons.update(dict.fromkeys(rows[0].tolist(), "the last slice of a dimension stays"))
                 changed = True

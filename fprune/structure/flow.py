@@ -122,7 +122,7 @@ class Flow:
             self.barriers.append(Barrier(node.name, node.module, node.site, reason))
             self.labels.freeze(*live)
 
-    def broadcast(self, operands: Sequence[Dims]) -> Dims:
+    def broadcast(self, operands: Sequence[Dims], node: Node) -> Dims:
         """Couple operands dimension by dimension, aligned on the right; dimensions of size 1 neither couple nor carry."""
         ndim = max(len(dims) for dims in operands)
         out: Dims = []
@@ -131,9 +131,15 @@ class Flow:
             size = max((len(row) for row in rows), default=1) if all(len(row) for row in rows) else 0
             rows = [row for row in rows if len(row) == size]
             for row in rows[1:]:
-                self.labels.unify(rows[0], row)
+                self._couple(rows[0], row, node)
             out.append(rows[0])
         return out
+
+    def _couple(self, a: Ints, b: Ints, node: Node) -> None:
+        free = [self.labels.resolve(row).any(1) for row in (a, b)]
+        if (free[0] != free[1]).any():
+            self.barriers.append(Barrier(node.name, node.module, node.site, "it meets a value whose size is fixed"))
+        self.labels.unify(a, b)
 
     def _call(self, node: Node) -> None:
         handler = RULES.get(node.name)
@@ -141,7 +147,7 @@ class Flow:
         if handler is not None:
             out = handler(self, node, **node.bound)
         elif node.single and is_pointwise(node):
-            out = self.broadcast([self.values[index] for index in node.inputs]) if node.inputs else self.kept(node.out)
+            out = self.broadcast([self.values[index] for index in node.inputs], node) if node.inputs else self.kept(node.out)
         if out is None:
             self.freeze([row for index in node.inputs for row in self.values[index]], node, "an operator without a rule")
             out = [self.kept(index) for index in node.outs]

@@ -31,6 +31,7 @@ class Node:
         module: dotted path of the module whose `forward` made the call.
         site: `file:line` of the user's code.
         batched: size arguments, by schema name, whose entries grow with the batch: one flag per entry.
+        sources: size arguments, by schema name, whose entries were read from attributes of modules: an expression per entry.
     """
 
     op: Callable[..., Any]
@@ -43,6 +44,7 @@ class Node:
     module: str
     site: str
     batched: Mapping[str, tuple[bool, ...]] = attrs.field(factory=dict[str, tuple[bool, ...]])
+    sources: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict[str, tuple[Any, ...]])
 
     @property
     def inputs(self) -> tuple[int, ...]:

@@ -51,10 +51,10 @@ class Known:
         return Known(taint, tensor, tuple(tensor.shape))
 
     @staticmethod
-    def nothing(shape: Shape, device: torch.device) -> "Known":
-        """A value every element of which may depend on the input."""
+    def nothing(shape: Shape, like: Tensor) -> "Known":
+        """A value every element of which may depend on the input, held with the device and dtype of `like`."""
         ones = (1,) * len(shape)
-        return Known(torch.ones(ones, dtype=torch.bool, device=device), torch.zeros(ones, device=device), shape)
+        return Known(torch.ones(ones, dtype=torch.bool, device=like.device), like.new_zeros(ones), shape)
 
     @property
     def tainted(self) -> bool:

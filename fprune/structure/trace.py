@@ -9,7 +9,7 @@ import numpy as np
 from fprune.inputs import Inputs
 from fprune.model import Model
 from fprune.structure import rules as _rules
-from fprune.structure.capture import record
+from fprune.structure.record import record
 from fprune.structure.flow import Barrier, Flow, Sink
 from fprune.structure.graph import Graph
 from fprune.structure.labels import Bools, Ints
@@ -180,14 +180,39 @@ def families(tensors: Mapping[str, tuple[Ints, ...]], allowed: Bools) -> tuple[F
     used = np.nonzero(signature)[0]
     kinds, inverse = np.unique(signature[used], return_inverse=True)
     for kind in range(len(kinds)):
-        labels = used[inverse == kind]
-        slices: list[Slice] = []
-        for name, dim, every, at in owned:
-            mine = np.isin(every, labels)
-            if mine.any():
-                slices.append(Slice(name, dim, at[mine].reshape(len(labels), -1)))
-        out.append(Family(_name(slices, tensors), labels, tuple(slices), len(labels)))
+        for labels in _uncrossed(used[inverse == kind], owned):
+            slices: list[Slice] = []
+            for name, dim, every, at in owned:
+                mine = np.isin(every, labels)
+                if mine.any():
+                    slices.append(Slice(name, dim, at[mine].reshape(len(labels), -1)))
+            out.append(Family(_name(slices, tensors), labels, tuple(slices), len(labels)))
     return tuple(sorted(out, key=lambda family: int(family.labels[0])))
+
+
+def _uncrossed(labels: Ints, owned: list[tuple[str, int, Ints, Ints]]) -> list[Ints]:
+    """Labels apart that meet in one index: the two axes of a square grid look alike but are two families."""
+    meets: dict[int, set[int]] = {}
+    for _, _, every, at in owned:
+        mine = np.isin(every, labels)
+        if len(np.unique(at[mine])) == mine.sum():
+            continue
+        by_index: dict[int, list[int]] = {}
+        for label, index in zip(every[mine].tolist(), at[mine].tolist(), strict=True):
+            by_index.setdefault(index, []).append(label)
+        for group in by_index.values():
+            for label in group:
+                meets.setdefault(label, set()).update(group)
+    if not meets:
+        return [labels]
+    apart: list[list[int]] = []
+    for label in labels.tolist():
+        home = next((group for group in apart if meets.get(label, set()).isdisjoint(group)), None)
+        if home is None:
+            apart.append([label])
+        else:
+            home.append(label)
+    return [np.array(group) for group in apart]
 
 
 def _name(slices: list[Slice], tensors: Mapping[str, tuple[Ints, ...]]) -> str:

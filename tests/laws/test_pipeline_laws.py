@@ -18,7 +18,6 @@ from fprune import (
     Config,
     Model,
     Stage,
-    StageError,
     TaskResult,
     agp,
     dependency_aware,
@@ -30,6 +29,7 @@ from fprune import (
     speed_up,
     tap,
 )
+from fprune.errors import StageError
 from fprune.tree import same
 from tests.laws import strategies as s
 

@@ -50,7 +50,7 @@ def test_lists_json_repr_and_pickle_bring_the_same_config_back(config: Config) -
 
 @given(configs, st.floats(0, 1))
 def test_scaled_multiplies_every_amount_and_ends_exactly_at_the_target(config: Config, factor: float) -> None:
-    assert config.scaled(1) == config.scaled(1.0) == config
+    assert config.scaled(1) is config.scaled(1.0) is config
     for before, after in zip(config.rules, config.scaled(factor).rules, strict=True):
         assert after.amount == before.amount * factor
         assert (after.op_types, after.op_names, after.exclude) == (before.op_types, before.op_names, before.exclude)

@@ -115,7 +115,7 @@ class TestApply:
             Masks({"conv1.wieght": KEEP}).apply({"conv1.weight": torch.ones(2)})
         assert caught.value.hint == "Did you mean 'conv1.weight'?"
 
-    @pytest.mark.parametrize("shape", [(3,), (2, 1, 1), (2, 3, 1), (4, 3)])
+    @pytest.mark.parametrize("shape", [(3,), (2, 1, 1), (2, 2), (4, 3), (0, 1)])
     def test_shapes_that_do_not_broadcast(self, shape):
         wrong = Masks({"w": torch.ones(shape, dtype=torch.bool)})
         for use in (wrong.apply, wrong.check, wrong.sparsity, wrong.counts):

@@ -49,7 +49,7 @@ def test_a_pruner_is_a_factory_of_stages_that_prints_itself(pruner) -> None:
     assert pruner(balanced(4)) == pruner(balanced(4)) != pruner(balanced(8))
     assert pruner().gives == {"masks"}
     assert pruner().needs == frozenset()
-    assert list(inspect.signature(pruner).parameters)[0] == "allocation"
+    assert next(iter(inspect.signature(pruner).parameters)) == "allocation"
 
 
 @pytest.mark.parametrize("pruner", EVERY)
@@ -101,10 +101,13 @@ def test_a_masked_and_a_compact_model_lose_the_same_next(pruner, allocation) -> 
     """Rows that are masked, and rows that are gone: the scores of the others and the counts agree."""
     generator = torch.Generator().manual_seed(5)
     whole = {
-        name: torch.randint(-4, 5, shape, generator=generator).float() for name, shape in {"a": (8, 6), "b": (12, 4)}.items()
+        name: torch.randint(-4, 5, shape, generator=generator).float()
+        for name, shape in {"a": (8, 6), "b": (12, 4)}.items()
     }
     keep = {"a": torch.tensor([0, 1, 3, 5, 6, 7]), "b": torch.tensor([1, 2, 3, 4, 5, 6, 9, 10, 11])}
-    masks = Masks({name: torch.zeros(len(whole[name]), 1, dtype=torch.bool).index_fill(0, keep[name], True) for name in keep})
+    masks = Masks(
+        {name: torch.zeros(len(whole[name]), 1, dtype=torch.bool).index_fill(0, keep[name], True) for name in keep}
+    )
     lineage = Lineage(Flat({n: tuple(w.shape) for n, w in whole.items()}), Flat({n: (keep[n], None) for n in keep}))
     masked = Scope.of(dict(masks.apply(whole)), masks=masks, seed=9)
     compact = Scope.of(dict(lineage.slice(whole)), lineage=lineage, seed=9)

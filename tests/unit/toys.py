@@ -85,7 +85,7 @@ def remember(result: TaskResult, note: str) -> TaskResult:
 
 def train(module: nn.Module) -> dict[str, float]:
     """A step with randomness, momentum and normalisation statistics."""
-    sgd = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
+    sgd = torch.optim.SGD(module.parameters(), lr=2**-12, momentum=0.9)
     for _ in range(2):
         sgd.zero_grad()
         loss = (module(X + torch.randn_like(X)) - torch.rand(5, 4)).square().mean()

@@ -108,6 +108,8 @@ SHUFFLED = (
         exclude=("conv3",),
         grain={"*": 2},
     ),
+    Case("square_shuffle", shuffled.SquareShuffle, IMAGE, grain={"conv1": 4}),
+    Case("narrow_branch", shuffled.NarrowBranch, IMAGE, same_class=False, notes="the sizes of the split are literals"),
     Case("unequal_split", shuffled.UnequalSplit, IMAGE, same_class=False, notes="the sizes of the split are literals"),
 )
 PIECES = (

@@ -163,3 +163,34 @@ class UnequalSplit(nn.Module):
         a, b, c = torch.relu(self.conv(x)).split([4, 12, 8], dim=1)
         x = torch.cat([self.b(b), c, self.a(a)], 1)
         return self.fc(torch.relu(self.mix(x)).mean((2, 3)))
+
+
+class SquareShuffle(nn.Module):
+    """As many groups as channels in each: rows and columns of the square look alike, yet cross in every channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1)
+        self.bn = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.sigmoid(F.avg_pool2d(shuffle(self.conv1(x), 4), 2))
+        return self.fc(torch.relu(self.conv2(self.bn(x))).mean((2, 3)))
+
+
+class NarrowBranch(nn.Module):
+    """A branch of one channel: it cannot be pruned, and its mask must not empty it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.one = nn.Conv2d(1, 4, 3, padding=1)
+        self.rest = nn.Conv2d(7, 4, 1)
+        self.fc = nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, rest = torch.tanh(self.conv(x)).split([1, 7], dim=1)
+        x = torch.cat([one, self.one(one), self.rest(rest)], 1)
+        return self.fc(x.amax((2, 3)))

@@ -79,3 +79,14 @@ def test_columns_alone_free_their_producer(name: str, layer: str, gone: int):
     alone = masks.without([key for key, mask in masks.items() if mask.dim() > 1 and key == rows_of])
     _, small = made.compacted(alone)
     assert made.model[rows_of].shape[0] - small.model[rows_of].shape[0] == gone
+
+
+def test_the_only_channel_of_a_branch_stays():
+    """Channel 0 is constant zero and could go, but the branch it alone makes would have no channel left."""
+    made = traced("narrow_branch")
+    keep = torch.arange(8) > 1
+    masks = Masks({"conv.weight": keep.view(8, 1, 1, 1), "conv.bias": keep})
+    masked, small = made.compacted(masks)
+    assert disagreement(made.case, masked, small.model.to_module()) == {}
+    assert small.model["conv.weight"].shape[0] == 7
+    assert small.model["one.weight"].shape[1] == 1

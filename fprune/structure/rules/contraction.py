@@ -73,11 +73,11 @@ def matmul(flow: Flow, node: Node, **bound: Any) -> Dims:
     rows = [x[-2]] if len(x) > 1 else []
     columns = [y[-1]] if len(y) > 1 else []
     batches = [dims[:-2] for dims in (x, y) if len(dims) > 2]
-    return [*(flow.broadcast(batches) if batches else []), *rows, *columns]
+    return [*(flow.broadcast(batches, node) if batches else []), *rows, *columns]
 
 
 @rule("addmm", "baddbmm")
 def addmm(flow: Flow, node: Node, self: Ref, **bound: Any) -> Dims:
     """A matrix product plus a broadcast term."""
     a, b = [value for value in bound.values() if isinstance(value, Ref)][:2]
-    return flow.broadcast([matmul(flow, node, a=a, b=b), flow.dims(self)])
+    return flow.broadcast([matmul(flow, node, a=a, b=b), flow.dims(self)], node)

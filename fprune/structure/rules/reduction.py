@@ -38,7 +38,7 @@ def mean(flow: Flow, node: Node, self: Ref, dim: Any = None, **_: Any) -> Dims:
 def along(flow: Flow, node: Node, dim: Any = None, **_: Any) -> Dims | list[Dims] | None:
     """The result depends on every index along the dimension: it is kept; the others pass."""
     if len(node.inputs) > 1:  # max(a, b) is element-wise
-        return flow.broadcast([flow.values[index] for index in node.inputs]) if node.single else None
+        return flow.broadcast([flow.values[index] for index in node.inputs], node) if node.single else None
     x = flow.dims(Ref(node.inputs[0]))
     dims = reduced(dim, x)
     flow.freeze([x[d] for d in dims], node, "every index along this dimension matters")

@@ -114,7 +114,7 @@ def cat(flow: Flow, node: Node, tensors: list[Ref], dim: int = 0) -> Dims:
 @rule("stack")
 def stack(flow: Flow, node: Node, tensors: list[Ref], dim: int = 0) -> Dims:
     """Coupled along every dimension; the new one is kept."""
-    x = flow.broadcast([flow.dims(ref) for ref in tensors])
+    x = flow.broadcast([flow.dims(ref) for ref in tensors], node)
     d = dim % (len(x) + 1)
     return [*x[:d], frozen(len(tensors)), *x[d:]]
 

@@ -62,7 +62,9 @@ def test_shares_count_what_is_gone_and_what_is_masked() -> None:
     assert channels.present(0) == 1  # masks only shrink
 
 
-@pytest.mark.parametrize("net", [nn.Conv2d(2, 6, 3), nn.Linear(2, 6), nn.ConvTranspose2d(2, 6, 3), nn.ConvTranspose2d(4, 3, 3)])
+@pytest.mark.parametrize(
+    "net", [nn.Conv2d(2, 6, 3), nn.Linear(2, 6), nn.ConvTranspose2d(2, 6, 3), nn.ConvTranspose2d(4, 3, 3)]
+)
 def test_channel_masks_cover_weight_and_bias(net: nn.Module) -> None:
     model = Model.from_module(net)
     (layer,) = model.layers
@@ -85,7 +87,9 @@ def test_element_masks_leave_the_bias_alone() -> None:
 
 @pytest.mark.parametrize("allocation", [per_layer, globally, n_m(2, 4)])
 def test_a_criterion_that_was_not_called_is_refused(allocation) -> None:
-    with pytest.raises(ConfigTypeError, match=r"expected a criterion, got 'channel_norm'\nhint: call it: channel_norm\(\)"):
+    with pytest.raises(
+        ConfigTypeError, match=r"expected a criterion, got 'channel_norm'\nhint: call it: channel_norm\(\)"
+    ):
         allocation(channel_norm, {"w": torch.ones(4, 4)}, Config(0.5))
     with pytest.raises(ConfigTypeError, match="expected a criterion, got 'float'"):
         allocation(0.5, {"w": torch.ones(4, 4)}, Config(0.5))
@@ -93,7 +97,9 @@ def test_a_criterion_that_was_not_called_is_refused(allocation) -> None:
 
 @pytest.mark.parametrize("allocation", [per_layer, n_m(2, 4)])
 def test_a_shared_budget_needs_an_allocation_that_shares(allocation) -> None:
-    with pytest.raises(ConfigError, match="rule 0: total_sparsity is shared over layers, and .* treats each by itself"):
+    with pytest.raises(
+        ConfigError, match=r"rule 0: total_sparsity is shared over layers, and .* treats each by itself"
+    ):
         allocation(magnitude(), {"w": torch.ones(4, 4)}, Config([{"total_sparsity": 0.5}]))
 
 

@@ -45,11 +45,7 @@ def test_equals_a_greedy_walk(problem, key: str) -> None:
     values, dead, cap, sparsity = problem
     params = {name: torch.tensor(found).reshape(-1, 1) for name, found in values.items()}
     masks = Masks(
-        {
-            name: torch.tensor([[i not in gone] for i in range(len(values[name]))])
-            for name, gone in dead.items()
-            if gone
-        }
+        {name: torch.tensor([[i not in gone] for i in range(len(values[name]))]) for name, gone in dead.items() if gone}
     )
     total = sum(map(len, values.values()))
     limits = {
@@ -87,7 +83,9 @@ def test_what_compactions_removed_counts_in_the_budget_and_in_the_bound() -> Non
 def test_infeasible_budgets_say_what_is_reachable() -> None:
     params = {"a": torch.ones(4, 1), "b": torch.ones(4, 1)}
     rule = {"total_sparsity": 0.6, "max_sparsity_per_layer": {"a": 0.25, "b": 0.5}}
-    with pytest.raises(ConfigError, match=r"rule 0: sparsity 0\.6 .* removes 4 of 8, .*at most 3\nhint: ask for 0\.375"):
+    with pytest.raises(
+        ConfigError, match=r"rule 0: sparsity 0\.6 .* removes 4 of 8, .*at most 3\nhint: ask for 0\.375"
+    ):
         globally(channel_norm(), params, Config([rule]))
     reachable = Config([{**rule, "total_sparsity": 0.375}])
     assert sum(int((~mask).sum()) for mask in globally(channel_norm(), params, reachable).values()) == 3

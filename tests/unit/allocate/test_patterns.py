@@ -172,7 +172,9 @@ def test_units_that_do_not_divide_are_refused() -> None:
 
 
 def test_more_than_the_pattern_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"n_m\(2, 4\) removes 0\.5 and cannot reach sparsity 0\.6\nhint: ask for 0\.5"):
+    with pytest.raises(
+        ConfigError, match=r"n_m\(2, 4\) removes 0\.5 and cannot reach sparsity 0\.6\nhint: ask for 0\.5"
+    ):
         n_m(2, 4)(magnitude(), {"w": weights(4, 4)}, Config(0.6))
 
 

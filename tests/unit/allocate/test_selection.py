@@ -52,7 +52,7 @@ def test_equals_sorting_by_score_name_and_index(problem: tuple[dict[str, Tensor]
 def small_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes that make a few hundred scores take the ways that millions take."""
     monkeypatch.setattr(threshold_module, "_ROOM", 8)
-    monkeypatch.setattr(threshold_module, "_SAMPLE", 128)
+    monkeypatch.setattr(threshold_module, "_SPARE", 0)
     monkeypatch.setattr(threshold_module, "_CPU_CHUNK", 37)
 
 
@@ -204,7 +204,14 @@ def test_rows_are_selected_like_tensors(seed: int, rows: int, size: int) -> None
         assert torch.equal(found, lowest({"row": row}, k)["row"])
 
 
-def test_rows_longer_than_a_block_are_sorted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_short_rows_are_ranked_in_parts() -> None:
+    scores = torch.randint(0, 4, (200_000, 4), generator=torch.Generator().manual_seed(0)).float()
+    order = scores.argsort(dim=1, stable=True)
+    expected = torch.zeros(scores.shape, dtype=torch.bool).scatter_(1, order[:, :2], True)
+    assert torch.equal(lowest_in_rows(scores, torch.full((200_000,), 2)), expected)
+
+
+def test_rows_longer_than_a_block_are_sorted_in_parts() -> None:
     scores = torch.zeros(3, 1 << 21)
     marked = lowest_in_rows(scores, torch.tensor([0, 5, 1 << 21]))
     assert marked.sum(dim=1).tolist() == [0, 5, 1 << 21]

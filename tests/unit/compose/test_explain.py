@@ -15,7 +15,7 @@ from tests.unit.toys import rows, score, smallest
 def test_explanation_shows_rounds_layers_and_stages() -> None:
     explanation = (agp(4) | smallest() | finetune(toys.train)).explain(toys.net(), 0.8)
     text = str(explanation)
-    for line in ("agp(4) | smallest() | finetune(train)", "0.4625", "0.7875", "3       Linear  4x8    0     0.8"):
+    for line in ("agp(4) | smallest() | finetune(train)", "0.4625", "0.7875", "3      Linear       4x8    0     0.8"):
         assert line in text
     assert "The smallest elements of each layer." in text
     assert "Train a private copy" in text

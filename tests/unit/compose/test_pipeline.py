@@ -21,10 +21,23 @@ from fprune.stages import evaluate, finetune, nested, reset_weight, tap
 from tests.unit import toys
 from tests.unit.toys import look, remember, rows, score, smallest, steps, train
 
-NAMES = dict(
-    agp=agp, one_shot=one_shot, evaluate=evaluate, finetune=finetune, nested=nested, reset_weight=reset_weight, tap=tap,
-    look=look, remember=remember, rows=rows, score=score, smallest=smallest, steps=steps, train=train, Stage=Stage,
-)  # fmt: skip
+ALL = [
+    agp,
+    one_shot,
+    evaluate,
+    finetune,
+    nested,
+    reset_weight,
+    tap,
+    look,
+    remember,
+    rows,
+    score,
+    smallest,
+    steps,
+    train,
+]
+NAMES = {"Stage": Stage, **{value.__name__: value for value in ALL}}
 
 
 @given(toys.schedules, toys.words, toys.words)
@@ -61,7 +74,11 @@ def test_different_pipelines_differ() -> None:
 
 A, S, P = smallest(), one_shot(), one_shot() | smallest()
 REFUSED = {
-    "stage | schedule": (A, S, r"smallest\(\) \| one_shot\(\).*found stage and schedule\nhint: the schedule comes first"),
+    "stage | schedule": (
+        A,
+        S,
+        r"smallest\(\) \| one_shot\(\).*found stage and schedule\nhint: the schedule comes first",
+    ),
     "pipeline | schedule": (P, S, "found pipeline and schedule\nhint: the schedule comes first"),
     "schedule | schedule": (S, S, r"hint: one after the other: one_shot\(\)\.then\(one_shot\(\)\)"),
     "pipeline | pipeline": (P, P, r"hint: .* nested\(one_shot\(\) \| smallest\(\)\)"),
@@ -128,7 +145,11 @@ def test_a_pipeline_prunes() -> None:
 
 @pytest.mark.parametrize(
     ("word", "need"),
-    [(compacting() | smallest(), "masks"), (smallest() | looking(), "example_inputs"), (smallest() | structural(), "structure")],
+    [
+        (compacting() | smallest(), "masks"),
+        (smallest() | looking(), "example_inputs"),
+        (smallest() | structural(), "structure"),
+    ],
 )
 def test_needs_are_met_in_order(word: Stage, need: str) -> None:
     pipeline = one_shot() | word

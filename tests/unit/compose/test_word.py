@@ -79,7 +79,7 @@ def test_the_second_of_two_equal_stages_draws_anew() -> None:
     drawn = []
 
     def draw(module: torch.nn.Module) -> None:
-        drawn.append(torch.rand(3).tolist() + [random.random(), float(np.random.rand())])
+        drawn.append([*torch.rand(3).tolist(), random.random(), float(np.random.rand())])
 
     (finetune(draw) | finetune(draw))(start())
     (finetune(draw) | finetune(draw))(start())
@@ -142,7 +142,9 @@ def test_foreign_errors_name_round_and_stage() -> None:
     def broken(module: torch.nn.Module) -> None:
         raise ValueError("lost the data")
 
-    with pytest.raises(StageError, match=r"round 0, finetune\(broken\): ValueError: lost the data\nhint: .*last result") as e:
+    with pytest.raises(
+        StageError, match=r"round 0, finetune\(broken\): ValueError: lost the data\nhint: .*last result"
+    ) as e:
         (toys.smallest() | finetune(broken))(start())
     assert isinstance(e.value.__cause__, ValueError)
     with pytest.raises(StageError, match="before the first round, finetune"):

@@ -67,7 +67,9 @@ def test_transposed_convolutions_have_their_units_along_axis_1(groups: int) -> N
     channels = channel_norm(p=1)(model, [layer])["weight"]
     weight = net.weight.detach()
     expected = [
-        weight[g * (4 // groups) : (g + 1) * (4 // groups), unit].abs().sum() for g in range(groups) for unit in range(3)
+        weight[g * (4 // groups) : (g + 1) * (4 // groups), unit].abs().sum()
+        for g in range(groups)
+        for unit in range(3)
     ]
     assert torch.allclose(channels, torch.stack(expected))
     elements = channel_norm(p=1)(model, [layer], grain="element")["weight"]
@@ -200,7 +202,7 @@ def test_a_criterion_may_return_the_weight_itself() -> None:
 )
 def test_what_cannot_be_ranked_is_refused(weight: Tensor) -> None:
     (layer,) = layers_of({"w": torch.ones(2, 2)})
-    with pytest.raises(ModelError, match="'w' is .* expected dense floating point numbers"):
+    with pytest.raises(ModelError, match=r"'w' is .* expected dense floating point numbers"):
         magnitude()({"w": weight}, [layer])
 
 

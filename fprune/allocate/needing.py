@@ -1,0 +1,56 @@
+"""Allocations that want more than parameters say so."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import final
+
+from torch import Tensor
+
+from fprune.config import Config
+from fprune.criteria import Criterion
+from fprune.masks import Masks
+
+__all__ = ["Needing", "needing"]
+
+
+@final
+class Needing:
+    """An allocation with a declaration of what it needs; called, printed and compared like the function it wraps."""
+
+    def __init__(self, fn: Callable[[Criterion, Mapping[str, Tensor], Config], Masks], needs: frozenset[str]) -> None:
+        """Wrap a function."""
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.needs = needs
+
+    def __call__(self, criterion: Criterion, params: Mapping[str, Tensor], config: Config, /) -> Masks:
+        """Allocate."""
+        return self.fn(criterion, params, config)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Needing) and (self.fn, self.needs) == (other.fn, other.needs)
+
+    def __hash__(self) -> int:
+        return hash(self.fn)
+
+    def __repr__(self) -> str:
+        return self.fn.__name__
+
+    def __reduce__(self) -> str:
+        return self.fn.__qualname__  # the name leads to this wrapper, not to the function inside
+
+
+def needing(*what: str) -> Callable[[Callable[[Criterion, Mapping[str, Tensor], Config], Masks]], Needing]:
+    """Declare what an allocation wants besides parameters; a pruner that takes it wants the same.
+
+    Examples:
+        >>> @needing("structure")
+        ... def whole(criterion, params, config):
+        ...     return Masks()
+        >>> whole, sorted(whole.needs)
+        (whole, ['structure'])
+
+    Args:
+        what: drawn from `masks`, `score`, `example_inputs`, `structure`.
+    """
+    return lambda fn: Needing(fn, frozenset(what))
