@@ -1,7 +1,7 @@
 """Functional pruning for PyTorch.
 
 A model is an immutable tree of tensors, a pruner is a pure function from parameters and a config to masks, and a
-pruning algorithm is an expression: `agp(10) | l1(dependency_aware) | finetune(train) | evaluate(accuracy) | speed_up()`.
+pruning algorithm is an expression, `agp(10) | l1(dependency_aware) | finetune(train) | evaluate(f) | speed_up()`.
 
 This file is the table of contents, in the order to read it in.
 """

@@ -98,7 +98,9 @@ def learn(module: nn.Module, epochs: Collection[int], rate: float) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
     module.train()
     for _ in epochs:
-        for batch in torch.randperm(len(data.train_labels)).split(BATCH):
+        order = torch.randperm(len(data.train_labels))
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
             optimizer.zero_grad()
             F.cross_entropy(module(data.train_images[batch]), data.train_labels[batch]).backward()
             optimizer.step()

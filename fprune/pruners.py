@@ -185,4 +185,5 @@ def random(
         ModelError: a weight is not finite; names it and the first bad index.
         ConfigError: the allocation cannot spread what the config asks for.
     """
-    return allocation(attrs.evolve(uniform(), grain=granularity), params, config)
+    scores = uniform() if granularity == "element" else attrs.evolve(uniform(), grain="channel")
+    return allocation(scores, params, config)

@@ -1,7 +1,7 @@
 """Running: an unfold that makes one round after the other when asked, and the fold that keeps one of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import attrs
 
@@ -14,6 +14,7 @@ NextGoal = Callable[[Config, Sequence[Report]], Goal | None]
 Step = Callable[[TaskResult], TaskResult]
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where a run keeps its results, so that it survives the process."""
 
@@ -61,8 +62,15 @@ class Stream(Iterable[TaskResult]):
     store: Store | None = attrs.field(default=None, kw_only=True)
 
     def __iter__(self) -> Iterator[TaskResult]:
+        return self.after(self.beginning())
+
+    def beginning(self) -> TaskResult:
+        """The state the next round follows: the last one in the store, else the start."""
         stored = None if self.store is None else self.store.latest(self.start)
-        state = self.start if stored is None else stored
+        return self.start if stored is None else stored
+
+    def after(self, state: TaskResult) -> Iterator[TaskResult]:
+        """The rounds that follow a state."""
         while (begun := self._begun(state)) is not None:
             state = self.step(begun)
             if self.store is not None:
@@ -103,7 +111,8 @@ def run(stream: Stream) -> TaskResult:
     """Run all rounds and return the best: the final goal with the best score.
 
     Among results whose goal is `final`, the one with the highest score, else the last of them; when no goal is final,
-    the last result. Of equal scores the later counts. A stream that goes on from a result compares that one too.
+    the last result. Of equal scores the later counts. A stream that goes on from a result, given or stored, compares
+    that one too, and not the ones before it.
 
     Args:
         stream: the rounds.
@@ -114,8 +123,9 @@ def run(stream: Stream) -> TaskResult:
     Raises:
         ScheduleError: there was no round to run.
     """
-    kept = stream.start if stream.start.index >= 0 else None
-    for result in stream:
+    beginning = stream.beginning()
+    kept = beginning if beginning.index >= 0 else None
+    for result in stream.after(beginning):
         kept = result if kept is None or _rank(result) >= _rank(kept) else kept
     if kept is None:
         raise ScheduleError(f"{stream.name}: the schedule has no goal", hint="a schedule yields at least one Goal")

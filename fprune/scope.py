@@ -120,7 +120,9 @@ class Scope(Mapping[str, Tensor]):
             seed=task.seed if seed is None else seed,
             example_inputs=task.example_inputs,
         )
-        return scope if result.lineage.is_identity else attrs.evolve(scope, layers=_present(result.origin, result.model))
+        return (
+            scope if result.lineage.is_identity else attrs.evolve(scope, layers=_present(result.origin, result.model))
+        )
 
     def plan(self, config: Config) -> Plan:
         """Resolve a config on the present layers."""

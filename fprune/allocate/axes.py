@@ -38,7 +38,11 @@ class Axis:
 def outputs(structure: Structure, layer: Layer) -> Ints:
     """Label rows of a layer's output channels, `(units, k)`; all 0 when the program does not use its weight."""
     for sink in structure.sinks:
-        if sink.out is not None and sink.weight is not None and structure.graph.tensors.get(sink.weight) == layer.weight:
+        if (
+            sink.out is not None
+            and sink.weight is not None
+            and structure.graph.tensors.get(sink.weight) == layer.weight
+        ):
             return sink.out
     for index, name in structure.graph.tensors.items():
         if name == layer.weight:
@@ -59,7 +63,9 @@ def axes(structure: Structure, plan: Plan) -> tuple[Axis, ...]:
     family_of = np.full(structure.labels, -1, np.int64)
     for number, family in enumerate(structure.families):
         family_of[family.labels] = number
-    grids = {row.layer.weight: family_of[outputs(structure, row.layer)] for row in plan.rows if row.selected or row.excluded}
+    grids = {
+        row.layer.weight: family_of[outputs(structure, row.layer)] for row in plan.rows if row.selected or row.excluded
+    }
     held = {n for row in plan.rows if row.excluded for n in np.unique(grids[row.layer.weight]).tolist()}
     covered = {row.layer.weight: np.zeros(row.layer.units, np.bool_) for row in plan.selected}
     order = sorted(range(len(structure.families)), key=lambda n: (-structure.families[n].original, n))
@@ -101,8 +107,8 @@ def _refuse_idle(
     if not named and len(idle) < len(plan.selected):
         return
     row = (named or idle)[0]
-    excluded = [r.layer.name for r in plan.rows if r.excluded and set(np.unique(grids[r.layer.weight]).tolist()) & held]
     coupled = set(np.unique(grids[row.layer.weight]).tolist()) & held - {-1}
+    excluded = [r.layer.name for r in plan.rows if r.excluded and not coupled.isdisjoint(grids[r.layer.weight].flat)]
     barriers = [str(b) for b in structure.barriers]
     why = "its channels reach the model's output or an operation that keeps them"
     hint = "exclude it, or prune it with another allocation" + (f"; kept by {barriers[0]}" if barriers else "")

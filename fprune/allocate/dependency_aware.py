@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fprune.allocate.axes import Axis, axes, outputs
-from fprune.allocate.budget import local_rows, removals
+from fprune.allocate.budget import refuse_over_bound, removals
 from fprune.allocate.needing import needing
 from fprune.config import Config
 from fprune.criteria import Criterion
@@ -27,16 +28,16 @@ Bools = NDArray[np.bool_]
 
 @needing("example_inputs", "structure")
 def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config: Config) -> Masks:
-    """Remove whole units: a filter with its bias, the norm's entries, the filters added to it, and the weights that read it.
+    """Remove whole units: a filter with its bias, the norm's entries, the filters added to it, the weights reading it.
 
-    The units come from the structure of the model. A unit's score is the mean over the weights whose output channels it owns
-    of `score of those channels / mean score of the weight's channels`, so that a layer with large kernels does not decide
-    for the layers it is added to. Of each family of units `floor(s * n)` go, n counted before any compaction; of a layer
-    whose channels fall into several families `floor(s * n)` go in total, and each family keeps one unit. With
+    The units come from the structure of the model. A unit's score is the mean over the weights whose output channels it
+    owns of `score of those channels / mean score of the weight's channels`, so that a layer with large kernels does not
+    decide for the layers it is added to. Of each family of units `floor(s * n)` go, n counted before any compaction; of
+    a layer whose channels fall into several families `floor(s * n)` go in total, and each family keeps one unit. With
     `total_sparsity` the units of the rule compete, and their channels in the rule's layers are counted.
 
-    A layer that the rules exclude keeps its channels and everything coupled to them. A layer that no rule selects follows
-    the layers it is coupled to.
+    A layer that the rules exclude keeps its channels and everything coupled to them. A layer that no rule selects
+    follows the layers it is coupled to.
 
     Examples:
         >>> from fprune import Config, Model, inputs
@@ -50,7 +51,8 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
 
     Args:
         criterion: what scores; asked for one score per output channel.
-        params: a `Model` in a `Scope` with example inputs or a structure, as `l1(dependency_aware).masks(...)` makes it.
+        params: a `Model` in a `Scope` with example inputs or a structure, as `l1(dependency_aware).masks(...)` makes
+            it.
         config: what to prune and how much.
 
     Returns:
@@ -62,8 +64,8 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
     """
     scope, config = Scope.of(params), Config.of(config)
     structure, plan = _structure(scope), scope.plan(config)
-    if any(row.sparsity is not None for row in plan.selected):
-        local_rows(scope, Config(tuple(r for r in config.rules if r.total_sparsity is None)), "dependency_aware")
+    for row in plan.selected:
+        refuse_over_bound(row)
     found = axes(structure, plan)
     removed = masked_units(structure, scope.masks, {name: tuple(value.shape) for name, value in scope.items()})
     scores = _scores(criterion, scope, structure, found)
@@ -102,8 +104,8 @@ def _scores(criterion: Criterion, scope: Scope, structure: Structure, found: Seq
         score = np.where(alive, score, 0.0) / (mean or 1.0)
         labels = rows[layer.weight]
         for column in labels.T:
-            total += np.bincount(column, weights=score, minlength=structure.labels)
-        count[np.unique(labels)] += 1
+            np.add.at(total, column, score)
+        count[labels.ravel()] += 1  # once for each label, however often it occurs
     return total / np.maximum(count, 1)
 
 
@@ -117,10 +119,11 @@ def _take_each(
     for n, axis in enumerate(found):
         for name, width in axis.channels.items():
             left[name] -= width * amount[n]
-    floor = _Floor(structure, found)
+    floor = cache(lambda: _Floor(structure, found))  # most configs never come near an empty dimension
     for n in sorted(amount, key=lambda n: (amount[n] - goal[n], n)):  # the largest remainder first
-        room = amount[n] < min(goal[n], found[n].family.original) and floor.allows(n, amount)
-        if room and all(left[name] >= width for name, width in found[n].channels.items()):
+        short = amount[n] < min(goal[n], found[n].family.original)
+        fits = all(left[name] >= width for name, width in found[n].channels.items())
+        if short and fits and floor().allows(n, amount):
             amount[n] += 1
             left.update({name: left[name] - width for name, width in found[n].channels.items()})
     for n, axis in enumerate(found):
@@ -164,7 +167,7 @@ def _already(axis: Axis, removed: Bools) -> int:
 
 
 def _take_shared(found: Sequence[Axis], rows: Sequence[Row], scope: Scope, scores: Floats, removed: Bools) -> None:
-    """Under one budget: the lowest units of all families, each counted by the channels it takes from the rule's layers."""
+    """Under one budget: the lowest units of all families, each counted by the channels the rule's layers lose."""
     total = sum(scope.original_units(row.layer) for row in rows)
     sparsity = rows[0].total or 0.0
     budget = math.floor(sparsity * total + 1e-9) - sum(_already(a, removed) * sum(a.channels.values()) for a in found)
@@ -176,7 +179,8 @@ def _take_shared(found: Sequence[Axis], rows: Sequence[Row], scope: Scope, score
     if budget > reachable:
         most = math.floor((math.floor(sparsity * total + 1e-9) - budget + reachable) / total * 1e4) / 1e4
         raise ConfigError(
-            f"rule {rows[0].rule}: total_sparsity {sparsity:g} is out of reach: every family keeps a unit, some are bounded",
+            f"rule {rows[0].rule}: total_sparsity {sparsity:g} is out of reach: "
+            "every family keeps a unit, some are bounded",
             hint=f"ask for at most {most:g}, or raise max_sparsity_per_layer",
         )
     number = np.concatenate([np.full(len(a.family), n) for n, a in enumerate(found)])
@@ -192,15 +196,17 @@ def _take_shared(found: Sequence[Axis], rows: Sequence[Row], scope: Scope, score
 
 def _masks(structure: Structure, removed: Bools, scope: Scope) -> Masks:
     """Every slice of every removed unit, one mask per parameter."""
+    gone: dict[tuple[str, int], Bools] = {}
+    for family in structure.families:
+        units = removed[family.labels]
+        if units.any():
+            for part in family.slices:
+                if part.tensor in scope:
+                    size = scope[part.tensor].shape[part.dim]
+                    gone.setdefault((part.tensor, part.dim), np.zeros(size, np.bool_))[part.index[units]] = True
     masks: dict[str, Tensor] = {}
-    for index, name in structure.graph.tensors.items():
-        if name not in scope:
-            continue
-        dims = structure.rows[index]
-        for dim, rows in enumerate(dims):
-            gone = removed[rows].any(1)
-            if gone.any():
-                place = [-1 if d == dim else 1 for d in range(len(dims))]
-                kept = torch.from_numpy(~gone).to(scope[name].device).view(place)
-                masks[name] = masks[name] & kept if name in masks else kept
+    for (name, dim), indices in gone.items():
+        place = [-1 if d == dim else 1 for d in range(scope[name].ndim)]
+        kept = torch.from_numpy(~indices).to(scope[name].device).view(place)
+        masks[name] = masks[name] & kept if name in masks else kept
     return Masks(masks)

@@ -189,7 +189,7 @@ def _marked(scope: Scope, share: Share, grain: Grain, blocks: Blocks, k: int) ->
     view = blocks.view(scores)
     matrix = view.reshape(-1, blocks.size)
     counts = torch.full((len(matrix),), k, device=matrix.device)
-    if share.gone or share.dead:
+    if share.dead:  # all that is masked stays so, also where that is more than k
         counts = (matrix == -math.inf).sum(dim=1).clamp(min=k)
     marked = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
     blocks.view(marked).copy_(lowest_in_rows(matrix, counts).reshape(view.shape))

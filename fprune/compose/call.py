@@ -112,7 +112,8 @@ class Call:
         return self is other or (self.fn == other.fn and same(mine, theirs))
 
     def __hash__(self) -> int:
-        return hash((self.fn, self.name, self.args, self.kwargs))
+        # Arguments compare by value, which their own hashes (a module's, say) do not follow; how many there are does.
+        return hash((self.fn, self.name, len(self.args), tuple(name for name, _ in self.kwargs)))
 
     def __repr__(self) -> str:
         return call_text(self.name, self.args, self.kwargs)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fprune.compose.word import Stage
 from fprune.config import Config, ConfigLike
-from fprune.errors import CompositionError, ConfigError, FpruneError, ScheduleError
+from fprune.errors import CompositionError, ConfigError, ConfigTypeError, FpruneError, ScheduleError
 from fprune.inputs import Inputs
 from fprune.model import Model
 from fprune.records import Goal, Report, TaskResult
@@ -47,7 +47,9 @@ def started(
     if not isinstance(model, TaskResult):
         if config is None:
             raise ConfigError("config: what to prune is not given", hint="a fraction such as 0.5, or a list of rules")
-        return TaskResult.start(model, config, example_inputs=example_inputs, seed=seed or 0, masks=masks)
+        return TaskResult.start(
+            model, config, example_inputs=example_inputs, seed=0 if seed is None else seed, masks=masks
+        )
     if masks is not None:
         raise ConfigError("masks: a result brings its own masks along", hint="leave masks out, or pass result.model")
     task = model.task
@@ -55,6 +57,8 @@ def started(
         target = Config.of(config)
         task = attrs.evolve(task, target=target, plan=target.resolve(task.origin))
     if seed is not None:
+        if type(seed) is not int:
+            raise ConfigTypeError(f"seed: expected an int, got {seed!r} ({type(seed).__name__})", hint="seed=0")
         task = attrs.evolve(task, seed=seed)
     if example_inputs is not None:
         task = attrs.evolve(task, example_inputs=Inputs.of(example_inputs))

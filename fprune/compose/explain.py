@@ -36,7 +36,7 @@ class Explanation:
     complete: bool
     plan: Plan
     stages: tuple[tuple[str, str, str, str], ...]
-    structure: Any = None
+    structure: Any = attrs.field(default=None, eq=False)
 
     @property
     def rounds(self) -> tuple[tuple[str, str, str, str], ...]:

@@ -13,7 +13,7 @@ from fprune.compose.refuse import kind_of, refusal
 from fprune.compose.replay import foreseen, replayed
 from fprune.compose.word import Stage
 from fprune.config import Config, ConfigLike
-from fprune.errors import CompositionError
+from fprune.errors import CompositionError, ConfigTypeError
 from fprune.model import Model
 from fprune.records import Goal, Report, TaskResult
 from fprune.run import Store, Stream, run
@@ -187,6 +187,10 @@ class Pipeline:
         """
         start = started(model, config, example_inputs=example_inputs, seed=seed, masks=masks)
         check(self.schedule, self.stage, start)
+        if not isinstance(store, Store | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigTypeError(
+                f"store: expected an object with latest and commit, got {store!r}", hint="leave it out to keep nothing"
+            )
         return Stream(self.schedule.goal, self.stage, start, repr(self), store=store)
 
     def run(

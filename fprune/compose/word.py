@@ -1,7 +1,8 @@
 """A stage: what turns the record of a round into the next one; a word over calls of lifted functions."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import attrs
@@ -67,15 +68,15 @@ class Stage:
                 hint="run a network through a pipeline: (one_shot() | ...).run(net, config)",
             )
         state, seen = result, Counter[str]()
-        for position, call in enumerate(self.calls):
+        if state.structure is None and any("structure" in call.needs for call in self.calls):
+            # Traced before anything trains, so that a model that cannot be traced is refused at once.
+            state = _isolated("tracing the model", state, 0, ensure_structure)
+        for call in self.calls:
             # The seed depends on the round and on how often this name came before, not on what stands between: adding
             # a tap or an evaluation does not change what finetune draws.
             seed = fold_in(state.task.seed, state.index, call.name, seen[call.name])
             seen[call.name] += 1
-            # What a later pruner will have to trace is traced before anything trains, so that a model that cannot be
-            # traced is refused at once.
-            traced = position == 0 and any("structure" in later.needs for later in self.calls)
-            state = _applied(call, state, seed, traced)
+            state = _isolated(repr(call), state, seed, partial(_outcome, call, seed))
         return state
 
     @property
@@ -146,24 +147,24 @@ class Stage:
         return " | ".join(map(repr, self.calls)) or "Stage()"
 
 
-def _applied(call: Call, state: TaskResult, seed: int, traced: bool) -> TaskResult:
-    """One call, isolated from the process, with the place named in whatever it raises."""
+def _isolated(what: str, state: TaskResult, seed: int, make: Callable[[TaskResult], TaskResult]) -> TaskResult:
+    """One step of a round, isolated from the process, with the place named in whatever it raises."""
     where = f"round {state.index}" if state.index >= 0 else "before the first round"
     try:
         # Grad mode is the same for every caller, so that a run inside no_grad or inference_mode is the same run.
         with isolated(seed), torch.inference_mode(False), torch.enable_grad():
-            return _outcome(call, ensure_structure(state) if traced else state, seed)
+            return make(state)
     except FpruneError as error:
-        error.add_note(f"in {where}, {call!r}")
+        error.add_note(f"in {where}, {what}")
         raise
     except Exception as error:
         raise StageError(
-            f"{where}, {call!r}: {type(error).__name__}: {error}",
+            f"{where}, {what}: {type(error).__name__}: {error}",
             hint="nothing of this round is kept; the run goes on from the last result with pipeline.stream(result)",
         ) from error
 
 
-def _outcome(call: Call, state: TaskResult, seed: int) -> TaskResult:
+def _outcome(call: Call, seed: int, state: TaskResult) -> TaskResult:
     if call.factory.lifts == "pruner":
         return pruned(call, state, seed)
     out: Any = call(state, seed) if call.factory.leading == 2 else call(state)

@@ -11,8 +11,8 @@ from fprune.structure import Structure, compact
 def speed_up(result: TaskResult, *, style: str = "auto") -> TaskResult:
     """Remove what is masked entirely, so that the smaller model computes what the masked one does.
 
-    The result is run on the example inputs beside the masked model and refused if any output differs. Masks that are not
-    whole units stay masks of the smaller model; the lineage maps every dimension back to the original.
+    The result is run on the example inputs beside the masked model and refused if any output differs. Masks that are
+    not whole units stay masks of the smaller model; the lineage maps every dimension back to the original.
 
     Examples:
         >>> import torch
@@ -26,7 +26,8 @@ def speed_up(result: TaskResult, *, style: str = "auto") -> TaskResult:
 
     Args:
         result: the record so far; filled in by the run.
-        style: `"module"` keeps the model's class, `"graph"` gives a `torch.fx.GraphModule`, `"auto"` the first that is exact.
+        style: `"module"` keeps the model's class, `"graph"` gives a `torch.fx.GraphModule`, `"auto"` the first that is
+            exact.
 
     Returns:
         The record with a smaller model, what is left of the masks, and the lineage extended.

@@ -1,85 +1,40 @@
-"""Record a forward pass: the one file that touches torch's internals.
+"""Record a forward pass: with `operators`, the one file that touches torch's internals.
 
 Under `inference_mode` composite operators reach a dispatch mode whole (`linear`, `conv2d`, `layer_norm`), with their
 schema, before anything decomposes them. The model runs on the meta device, so a recording costs neither memory nor
 arithmetic: some 40 ms for a ResNet-18. A model that cannot run without data is run once on the example inputs.
 """
 
-import sys
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from traceback import walk_tb
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the same flattening as torch.export: knows the outputs of model libraries
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fprune.equality import named_modules, named_tensors
 from fprune.errors import FpruneError, ModelError, StructureError
 from fprune.inputs import Inputs
+from fprune.structure.arguments import listed, rebuilt
 from fprune.structure.graph import Graph, Node, Ref, refs
+from fprune.structure.operators import bind, is_inplace, overwritten
 from fprune.structure.provenance import Watch, trace_attributes
+from fprune.structure.shapes import SHAPES
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
-_READS_DATA = {"_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique_dim", "_unique2"}
-
-POINTWISE = frozenset(
-    """contiguous clone to _to_copy detach alias dropout feature_dropout alpha_dropout lift_fresh lift_fresh_copy zeros_like
-    ones_like full_like empty_like type_as copy relu relu6 silu gelu mish hardswish hardsigmoid hardtanh leaky_relu elu selu
-    celu softplus rrelu float_power where masked_fill lerp addcmul addcdiv fill zero logical_and logical_or logical_not isin
-    clamp square softshrink hardshrink log_sigmoid true_divide multiply subtract divide""".split()
+_READS_DATA = frozenset(
+    """_local_scalar_dense item is_nonzero nonzero nonzero_numpy argwhere equal allclose masked_select _unique2 unique_dim
+    unique_consecutive bincount""".split()
 )
-"""Operators that act element by element but do not carry torch's tag for it."""
 
 
 class NeedsData(Exception):
     """The meta device cannot run this model; carries the reason."""
-
-
-def is_pointwise(node: Node) -> bool:
-    """Whether a call acts element by element, under broadcasting: by torch's tag, else by name."""
-    tags = getattr(node.op, "tags", ())
-    return torch.Tag.pointwise in tags or node.name in POINTWISE
-
-
-def is_inplace(op: Callable[..., Any]) -> bool:
-    """Whether the operator writes its first argument."""
-    return isinstance(op, torch._ops.OpOverload) and op._schema.name.endswith("_") and op._schema.is_mutable
-
-
-def functional(op: Callable[..., Any]) -> Callable[..., Any]:
-    """The out-of-place form of an in-place operator; any other operator as it is."""
-    if not (isinstance(op, torch._ops.OpOverload) and is_inplace(op)):
-        return op
-    packet = getattr(torch.ops.aten, op._schema.name.split("::")[1].removesuffix("_"), None)
-    return getattr(packet, op._overloadname, op) if packet is not None else op
-
-
-def bind(op: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by their name in the operator's schema, defaults filled in."""
-    if not isinstance(op, torch._ops.OpOverload):
-        return dict(enumerate(args), **kwargs)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    out: dict[str, Any] = {}
-    for i, argument in enumerate(op._schema.arguments):
-        if i < len(args):
-            out[argument.name] = args[i]
-        elif argument.name in kwargs:
-            out[argument.name] = kwargs[argument.name]
-        else:
-            out[argument.name] = argument.default_value if argument.has_default_value() else None
-    return out
-
-
-def aten(name: str, overload: str = "default") -> Callable[..., Any]:
-    """An ATen operator by name."""
-    return getattr(getattr(torch.ops.aten, name), overload)
-
-
-def overwritten(value: Tensor, written: Tensor) -> Tensor:
-    """Stands for `value` after `written`, which shares its memory, was changed in place: the same tensor, read anew."""
-    del written
-    return value
 
 
 def leaves(output: Any) -> list[Tensor]:
@@ -117,9 +72,8 @@ class Recording(TorchDispatchMode):
     def run(self, net: nn.Module, inputs: Inputs, device: torch.device) -> Graph:
         """Run a private module once and keep what it did."""
         trace_attributes(net)
-        paths = {id(module): path for path, module in reversed(list(net.named_modules(remove_duplicate=False)))}
-        named = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
-        for name, tensor in sorted(named, key=lambda item: item[0]):
+        paths = {id(module): path for path, module in reversed(named_modules(net))}
+        for name, tensor in sorted(named_tensors(net).items(), key=lambda item: item[0]):
             if id(tensor) not in self._numbers:
                 self._tensors[self._number(tensor)] = name
         flat, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
@@ -130,7 +84,11 @@ class Recording(TorchDispatchMode):
         args, kwargs = pytree.tree_unflatten(flat, spec)
         if device.type != "meta":
             args, kwargs = pytree.tree_map_only(Tensor, lambda x: self._same(x, x.clone()), (args, kwargs))
-        enter = nn.modules.module.register_module_forward_pre_hook(lambda m, _: self._modules.append(paths.get(id(m), "")))
+
+        def entered(module: nn.Module, _: Any) -> None:
+            self._modules.append(paths.get(id(module), ""))
+
+        enter = nn.modules.module.register_module_forward_pre_hook(entered)
         leave = nn.modules.module.register_module_forward_hook(self._left, always_call=True)
         try:
             with torch.inference_mode(), torch.device(device), self._watch, self:
@@ -140,7 +98,9 @@ class Recording(TorchDispatchMode):
         except Exception as error:
             if device.type == "meta":
                 raise NeedsData(str(error)) from error
-            where = f"in {self._modules[-1]!r}" if self._modules and self._modules[-1] else "in the root module"
+            owners = [id(frame.f_locals.get("self")) for frame, _ in walk_tb(error.__traceback__)]
+            path = [paths[owner] for owner in owners if owner in paths][-1:]
+            where = f"in {path[0]!r}" if any(path) else "in the root module"
             shapes = [tuple(x.shape) for x in flat if isinstance(x, Tensor)]
             raise ModelError(
                 f"the forward pass fails {where} on example inputs of shapes {shapes}: {type(error).__name__}: {error}",
@@ -151,7 +111,9 @@ class Recording(TorchDispatchMode):
             leave.remove()
         leaves, out_spec = pytree.tree_flatten(returned)
         outputs = [self._numbers[id(x)] for x in leaves if isinstance(x, Tensor) and id(x) in self._numbers]
-        hidden = [type(x).__name__ for x in leaves if not isinstance(x, (Tensor, str, int, float, bool, complex, type(None)))]
+        hidden = [
+            type(x).__name__ for x in leaves if not isinstance(x, (Tensor, str, int, float, bool, complex, type(None)))
+        ]
         if hidden or not outputs:
             raise StructureError(
                 f"the forward pass returns {hidden[0] if hidden else 'no tensor'}, in which no output can be found",
@@ -169,18 +131,23 @@ class Recording(TorchDispatchMode):
         name: str = func._schema.name.split("::")[1]
         read = tuple(refs((ref_args := self._refs(args), ref_kwargs := self._refs(kwargs))))
         depends = any(index in self._from_input for index in read)
-        if name in _READS_DATA:
+        picked = name == "index" and self._picks(args[1])
+        if name in _READS_DATA or picked:
             if depends:
                 raise ModelError(
-                    f"{_site()} reads values computed from the inputs ({name}): the structure of the model depends on its data",
+                    f"{_site()} reads values computed from the inputs ({name}): "
+                    "the structure of the model depends on its data",
                     hint="prune without dependency_aware and speed_up, or trace the sub-module that has no such branch",
                 )
             if any(isinstance(x, Tensor) and x.is_meta for x in args):
                 raise NeedsData(f"{name} on the meta device")
-        out = func(*args, **kwargs)
-        tensors: list[Any] = [out] if isinstance(out, Tensor) else list(out) if isinstance(out, (tuple, list)) else []
+        if name in SHAPES and args[0].is_meta and kwargs.get("dtype") is None:
+            out = args[0].new_empty(SHAPES[name](tuple(args[0].shape), bind(func, args, kwargs)))
+        else:
+            out = func(*args, **kwargs)
+        tensors = listed(out)
         if not tensors or not all(isinstance(x, Tensor) for x in tensors):
-            if tensors and any(isinstance(x, Tensor) for x in tensors):
+            if any(isinstance(x, Tensor) for x in tensors):
                 raise StructureError(f"{name} at {_site()} returns a mixture of tensors and other values")
             return out
         inplace = is_inplace(func)
@@ -196,6 +163,16 @@ class Recording(TorchDispatchMode):
         if inplace:
             self._overwrite(tensors[0], site, module)
         return out
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would wrap `__torch_dispatch__` to keep its compiler out, and import the compiler (1.5 s) to do so."""
+        return False
+
+    def _picks(self, indices: Any) -> bool:
+        """Whether a mask computed from the inputs says how many entries there are."""
+        masks = [i for i in indices if isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)]
+        return any(self._numbers.get(id(mask)) in self._from_input for mask in masks)
 
     def _left(self, *_: Any) -> None:
         self._modules.pop()
@@ -237,13 +214,7 @@ class Recording(TorchDispatchMode):
         return Ref(self._numbers[id(value)])
 
     def _refs(self, tree: Any) -> Any:
-        if isinstance(tree, Tensor):
-            return self._ref(tree)
-        if isinstance(tree, (list, tuple)):
-            return type(tree)(self._refs(item) for item in tree)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        if isinstance(tree, dict):
-            return {key: self._refs(item) for key, item in tree.items()}  # pyright: ignore[reportUnknownVariableType]
-        return tree
+        return rebuilt(tree, self._ref)
 
     def _graph(self, inputs: tuple[int, ...], outputs: tuple[int, ...], returns: Any, arguments: Any) -> Graph:
         needed = set(outputs)
@@ -270,8 +241,7 @@ def _sourced(bound: Mapping[str, Any], sources: Mapping[int, Any]) -> dict[str, 
         return {}
     out: dict[str, tuple[Any, ...]] = {}
     for name, value in bound.items():
-        sizes: list[Any] = value if isinstance(value, list) else [value]
-        found = tuple(sources.get(n) if type(n) is int else None for n in sizes)
+        found = tuple(sources.get(n) if type(n) is int else None for n in listed(value))
         if any(expression is not None for expression in found):
             out[name] = found
     return out
@@ -282,13 +252,12 @@ def _meta(value: Any, device: torch.device) -> bool:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return cast("Any", tensor.untyped_storage())._cdata  # data_ptr() is 0 on the meta device
 
 
 def _site() -> str:
     """`file:line` of the nearest frame outside torch and this package."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith((_TORCH, _HERE)):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown"
-

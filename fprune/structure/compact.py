@@ -13,7 +13,7 @@ from fprune.model import Model
 from fprune.structure.compact_graph import as_graph
 from fprune.structure.compact_module import in_class
 from fprune.structure.constants import known
-from fprune.structure.decide import Decision, decide, folds
+from fprune.structure.decide import decide, folds
 from fprune.structure.rewrite import Cut, compacted
 from fprune.structure.trace import Structure
 from fprune.structure.verify import agree, first_difference
@@ -23,14 +23,25 @@ from fprune.tree import Flat
 
 @attrs.frozen
 class Surgery:
-    """What a compaction did.
+    """What a compaction did; prints as a table of families.
+
+    Examples:
+        >>> import torch
+        >>> from fprune import Masks, Model, inputs
+        >>> from fprune.structure import compact, trace
+        >>> model = Model.from_module(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)))
+        >>> masks = Masks({"1.weight": torch.tensor([[True, False, True]])})
+        >>> report = compact(model, masks, trace(model, inputs(torch.ones(1, 4)))).report
+        >>> report.style, report.removed, report.refused
+        ('module', Flat(0.weight=1), Flat())
 
     Args:
         style: `"module"` (the model's own class), `"graph"` (a `torch.fx.GraphModule`) or `"unchanged"`.
         removed: units removed, by family.
         refused: masked units that had to stay, by family, and why.
         folded: biases that took over the constants of removed channels.
-        difference: the largest difference of any output from the masked model's, relative to the output's largest entry.
+        difference: the largest difference of any output from the masked model's, relative to the output's largest
+            entry.
     """
 
     style: str
@@ -58,6 +69,16 @@ class Surgery:
 class Compacted:
     """A smaller model and where it comes from.
 
+    Examples:
+        >>> import torch
+        >>> from fprune import Masks, Model, inputs
+        >>> from fprune.structure import compact, trace
+        >>> model = Model.from_module(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)))
+        >>> masks = Masks({"1.weight": torch.tensor([[True, False, True]])})
+        >>> done = compact(model, masks, trace(model, inputs(torch.ones(1, 4))))
+        >>> done.model["0.weight"].shape, len(done.masks), done.lineage.kept["0.bias"]
+        (torch.Size([2, 4]), 0, (tensor([0, 2]),))
+
     Args:
         model: computes what the masked model computes.
         masks: what is left of the masks, in the shapes of the smaller model.
@@ -76,14 +97,25 @@ class Compacted:
 def compact(model: Model, masks: Masks, structure: Structure, *, style: str = "auto") -> Compacted:
     """Remove every masked unit whose removal leaves the outputs as they are.
 
-    The removal is decided from the weights alone, exactly; constants that removed channels would have contributed are folded
-    into biases. The result is then run on the example inputs beside the masked model and refused if they differ.
+    The removal is decided from the weights alone, exactly; constants that removed channels would have contributed are
+    folded into biases. The result is then run on the example inputs beside the masked model and refused if they differ.
+
+    Examples:
+        >>> import torch
+        >>> from fprune import Masks, Model, inputs
+        >>> from fprune.structure import compact, trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> model, kept = Model.from_module(net), torch.tensor([True, False, True])
+        >>> masks = Masks({"0.weight": kept[:, None], "0.bias": kept})
+        >>> compact(model, masks, trace(model, inputs(torch.ones(1, 4)))).model.to_module()[0]
+        Linear(in_features=4, out_features=2, bias=True)
 
     Args:
         model: the model; the masks need not be applied to it yet.
         masks: which of its entries are pruned.
         structure: its couplings, from `trace(model, example_inputs)`.
-        style: `"module"` keeps the model's class, `"graph"` gives a `GraphModule`, `"auto"` the first of them that is exact.
+        style: `"module"` keeps the model's class, `"graph"` gives a `GraphModule`, `"auto"` the first of them that is
+            exact.
 
     Returns:
         The smaller model, its lineage and a report of what was removed and what had to stay.
@@ -185,6 +217,8 @@ def _exact(masked: Model, cut: Cut, new: Structure, tensors: dict[str, Tensor], 
             problems.append(f"style {name!r}: outputs differ by {verdict.difference:.2e} (relative)")
     where = first_difference(cut, new.graph, masked, tensors)
     raise StructureError(
-        "the smaller model would not compute the same. " + "; ".join(problems) + (f"; first difference: {where}" if where else ""),
+        "the smaller model would not compute the same. "
+        + "; ".join(problems)
+        + (f"; first difference: {where}" if where else ""),
         hint="report this model; until then exclude the layers named here",
     )

@@ -7,18 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fprune.equality import named_tensors
 from fprune.errors import StructureError
 from fprune.model import Model
-from fprune.structure.capture import aten, overwritten
-from fprune.structure.compact_module import named
-from fprune.structure.graph import Graph, Node, Ref
+from fprune.structure.arguments import children, listed, rebuilt
+from fprune.structure.graph import Graph, Node, Ref, refs
+from fprune.structure.operators import aten, overwritten
 from fprune.tree import Flat
 
 
 def as_graph(model: Model, graph: Graph, tensors: Mapping[str, Tensor]) -> Model:
     """The program as a module of its own, with the parameter names of the model.
 
-    Sizes that grew with the batch when it was recorded are computed from the first input; `training` follows the module.
+    Sizes that grew with the batch when it was recorded are computed from the first input; `training` follows the
+    module.
 
     Args:
         model: the model before surgery, for its signature and which tensors are parameters.
@@ -28,7 +30,7 @@ def as_graph(model: Model, graph: Graph, tensors: Mapping[str, Tensor]) -> Model
     Raises:
         StructureError: the forward pass takes or returns something a graph cannot build.
     """
-    root, twins = nn.Module(), dict(named(model.skeleton))
+    root, twins = nn.Module(), named_tensors(model.skeleton)
     for name in graph.tensors.values():
         old, meta = twins.get(name), torch.empty_like(tensors[name], device="meta")
         parameter = old is None or isinstance(old, nn.Parameter)
@@ -38,7 +40,9 @@ def as_graph(model: Model, graph: Graph, tensors: Mapping[str, Tensor]) -> Model
     made = {name: value for name, value in net.named_buffers() if name not in tensors}
     used = set(graph.tensors.values())
     memo = {id(value): torch.empty_like(value, device="meta") for value in made.values()}
-    buffers = {name: tensors[name] for name in used if not isinstance(twins.get(name, None), nn.Parameter) and name in model.buffers}
+    buffers = {
+        name: tensors[name] for name in used if not isinstance(twins.get(name), nn.Parameter) and name in model.buffers
+    }
     params = {name: tensors[name] for name in used if name not in buffers}
     for name, value in made.items():
         _put(net, name, memo[id(value)])
@@ -49,7 +53,7 @@ def as_graph(model: Model, graph: Graph, tensors: Mapping[str, Tensor]) -> Model
 def _put(root: nn.Module, path: str, tensor: Tensor) -> None:
     *owners, leaf = path.split(".")
     for owner in owners:
-        if owner not in root._modules:
+        if owner not in dict(root.named_children()):
             root.add_module(owner, nn.Module())
         root = root.get_submodule(owner)
     if isinstance(tensor, nn.Parameter):
@@ -90,14 +94,10 @@ class _Emitter:
     def _bind(self, node: fx.Node, value: Any) -> None:
         if isinstance(value, Ref):
             self._env[value.index] = node
-        elif isinstance(value, (list, tuple)):
-            for i, item in enumerate(value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-                if _holds(item):
-                    self._bind(self._item(node, i), item)
-        elif isinstance(value, dict):
-            for key, item in value.items():  # pyright: ignore[reportUnknownVariableType]
-                if _holds(item):
-                    self._bind(self._item(node, key), item)
+            return
+        for key, item in children(value) or ():
+            if _holds(item):
+                self._bind(self._item(node, key), item)
 
     def _item(self, node: fx.Node, key: Any) -> fx.Node:
         return self._out.call_function(getitem, (node, key))
@@ -128,7 +128,7 @@ class _Emitter:
         if name == "device" and value is not None:
             return self._device
         if name in node.batched:
-            return [self._size(n, grows) for n, grows in zip(value, node.batched[name], strict=True)]
+            return [self._size(n, grows) for n, grows in zip(listed(value), node.batched[name], strict=True)]
         return self._value(value)
 
     def _size(self, n: int, grows: bool) -> Any:
@@ -141,33 +141,33 @@ class _Emitter:
         return self._batch[0] if n == batch else self._out.call_function(multiplied, (self._batch[0], n // batch))
 
     def _value(self, tree: Any) -> Any:
-        if isinstance(tree, Ref):
-            return self._env[tree.index]
-        if isinstance(tree, Tensor):
-            return self._constant(tree)
-        if isinstance(tree, (list, tuple)):
-            items: list[Any] = [self._value(item) for item in tree]  # pyright: ignore[reportUnknownVariableType]
-            return items if isinstance(tree, list) else type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
-        if type(tree) is dict:
-            return {key: self._value(item) for key, item in tree.items()}  # pyright: ignore[reportUnknownVariableType]
-        if _holds(tree):
+        return rebuilt(tree, self._entry)
+
+    def _entry(self, value: Any) -> Any:
+        if isinstance(value, Ref):
+            return self._env[value.index]
+        if isinstance(value, Tensor):
+            return self._constant(value)
+        if _holds(value):
             raise StructureError(
-                f"a graph cannot build a {type(tree).__name__}", hint="return tensors in tuples, lists or dicts"
+                f"a graph cannot build a {type(value).__name__}", hint="return tensors in tuples, lists or dicts"
             )
-        return tree
+        return value
 
 
-_MODES = {("batch_norm", "training"), ("instance_norm", "use_input_stats"), ("dropout", "train"), ("feature_dropout", "train")}
+_MODES = {
+    ("batch_norm", "training"),
+    ("instance_norm", "use_input_stats"),
+    ("dropout", "train"),
+    ("feature_dropout", "train"),
+    ("alpha_dropout", "train"),
+    ("feature_alpha_dropout", "train"),
+    ("rrelu", "training"),
+}
 
 
 def _holds(tree: Any) -> bool:
-    if isinstance(tree, Ref):
-        return True
-    if isinstance(tree, dict):
-        return any(_holds(item) for item in tree.values())  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(tree, (list, tuple)):
-        return any(_holds(item) for item in tree)  # pyright: ignore[reportUnknownVariableType]
-    return False
+    return next(refs(tree), None) is not None
 
 
 def getitem(container: Any, key: Any) -> Any:

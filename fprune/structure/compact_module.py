@@ -1,4 +1,4 @@
-"""Compaction in the model's own class: a copy of its code whose tensors are smaller and whose layers know their new sizes."""
+"""Compaction in the model's own class: its code with smaller tensors, in layers that know their new sizes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage] the common base of all BatchNorms
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage] likewise
 
+from fprune.equality import named_modules, named_tensors
 from fprune.errors import StructureError
 from fprune.intake import copied
 from fprune.model import Model
+from fprune.structure.arguments import listed
 from fprune.structure.ghost import GhostGroupNorm, GhostLayerNorm, GhostRMSNorm
 from fprune.structure.graph import Graph, Node
 from fprune.structure.provenance import attributes, has_literal, put, solved
@@ -26,19 +28,19 @@ def in_class(model: Model, graph: Graph, tensors: Mapping[str, Tensor], *, liter
         model: the model before surgery.
         graph: the program after surgery, for what layers keep besides their tensors.
         tensors: every parameter and buffer after surgery; a bias that a layer lacked may be among them.
-        literals: whether to take plain numbers in the expressions behind sizes for numbers written in the code; else for
-            numbers read from a tensor's shape, which adapt by themselves.
+        literals: whether to take plain numbers in the expressions behind sizes for numbers written in the code; else
+            for numbers read from a tensor's shape, which adapt by themselves.
 
     Raises:
         StructureError: the class cannot hold the result, such as a module that would need two sizes at once.
     """
     skeleton = model.skeleton
-    twins = dict(named(skeleton))
+    twins = named_tensors(skeleton)
     new = {name: _twin(twins[name], tensor) for name, tensor in tensors.items() if name in twins}
     memo = {id(twins[name]): twin for name, twin in new.items()}
     net = copied(skeleton, memo)
     added = {name: tensor for name, tensor in tensors.items() if name not in twins}
-    modules = dict(net.named_modules(remove_duplicate=False))
+    modules = dict(named_modules(net))
     for name, tensor in added.items():
         owner, _, leaf = name.rpartition(".")
         if owner not in modules or getattr(modules[owner], leaf, 0) is not None:
@@ -63,10 +65,11 @@ def _patch(modules: Mapping[str, nn.Module], graph: Graph, literals: bool) -> No
     equations: list[tuple[Any, int]] = []
     for node in graph.nodes:
         for name, expressions in node.sources.items():
-            value = node.bound.get(name)
-            sizes: list[Any] = value if isinstance(value, list) else [value]
+            sizes = listed(node.bound.get(name))
             if len(sizes) == len(expressions):
-                equations += [(e, n) for e, n in zip(expressions, sizes, strict=True) if e is not None and type(n) is int]
+                equations += [
+                    (e, n) for e, n in zip(expressions, sizes, strict=True) if e is not None and type(n) is int
+                ]
     if literals and not any(has_literal(expression) for expression, _ in equations):
         raise StructureError("no size is computed from an attribute and a number")
     equations = [(e, n) for e, n in equations if literals or not has_literal(e)]
@@ -75,16 +78,13 @@ def _patch(modules: Mapping[str, nn.Module], graph: Graph, literals: bool) -> No
     for (path, key, at), value in solved(equations, old).items():
         if value != old[path, key, at]:
             held = vars(modules[path])[key]
-            put(modules[path], key, value if at < 0 else type(held)(value if i == at else n for i, n in enumerate(held)))
+            put(
+                modules[path], key, value if at < 0 else type(held)(value if i == at else n for i, n in enumerate(held))
+            )
 
 
 def _held(value: Any, at: int) -> int:
     return value if at < 0 else value[at]
-
-
-def named(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers under every name they have."""
-    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
 
 
 def _twin(old: Tensor, new: Tensor) -> Tensor:
@@ -119,9 +119,8 @@ def _describes(node: Node) -> tuple[Any, ...]:
 def _ghost(module: nn.Module, node: Node | None) -> nn.Module | None:
     if node is None or "width" not in node.bound or isinstance(module, GhostLayerNorm):
         return None
-    kind = {nn.LayerNorm: GhostLayerNorm, nn.GroupNorm: GhostGroupNorm, nn.RMSNorm: GhostRMSNorm}[type(module)]  # pyright: ignore[reportArgumentType] only these have a width
-    bias: Any = getattr(module, "bias", None)
-    return kind(module.weight, bias, node.bound["width"], module.eps)  # pyright: ignore[reportArgumentType]
+    norm: Any = module  # only norms have a width
+    return _GHOSTS[type(module)](norm.weight, getattr(norm, "bias", None), node.bound["width"], norm.eps)
 
 
 def _conv(module: _ConvNd, node: Node | None, graph: Graph) -> None:
@@ -144,14 +143,14 @@ def _batch_norm(module: _NormBase, node: Node | None, graph: Graph) -> None:
 
 
 def _layer_norm(module: nn.LayerNorm | nn.RMSNorm, node: Node | None, graph: Graph) -> None:
-    if module.weight is not None:  # pyright: ignore[reportUnnecessaryComparison]
+    if module.weight is not None:  # pyright: ignore[reportUnnecessaryComparison] None without affine
         module.normalized_shape = tuple(module.weight.shape)
 
 
 def _group_norm(module: nn.GroupNorm, node: Node | None, graph: Graph) -> None:
     if node is not None:
         module.num_groups = node.bound["num_groups"]
-    if module.weight is not None:  # pyright: ignore[reportUnnecessaryComparison]
+    if module.weight is not None:  # pyright: ignore[reportUnnecessaryComparison] None without affine
         module.num_channels = len(module.weight)
 
 
@@ -177,6 +176,11 @@ def _nothing(module: nn.Module, node: Node | None, graph: Graph) -> None:
     """A ghost norm has no sizes of its own besides the original width."""
 
 
+_GHOSTS: Mapping[type[nn.Module], type[GhostLayerNorm]] = {
+    nn.LayerNorm: GhostLayerNorm,
+    nn.GroupNorm: GhostGroupNorm,
+    nn.RMSNorm: GhostRMSNorm,
+}
 _CONVS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _FIXES: tuple[tuple[type | tuple[type, ...], tuple[str, ...], Fix], ...] = (
     (_ConvNd, _CONVS, _conv),

@@ -1,19 +1,20 @@
 """Which values of a masked model do not depend on its inputs, and what they are.
 
-An abstract run of the recorded program. Each value carries a bool tensor, "depends on the input", and, where it does not,
-the constant. Both are broadcastable to the value's shape: a channel that is masked everywhere is one entry, whatever the
-image size, so the run costs little more than a look at the weights. Probing with random inputs would not be sound (a ReLU
-that is dead on the sample looks constant), nor would NaN (0 * NaN is NaN).
+An abstract run of the recorded program. Each value carries a bool tensor, "depends on the input", and, where it does
+not, the constant. Both are broadcastable to the value's shape: a channel that is masked everywhere is one entry,
+whatever the image size, so the run costs little more than a look at the weights. Probing with random inputs would not
+be sound (a ReLU that is dead on the sample looks constant), nor would NaN (0 * NaN is NaN).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from fprune.structure.capture import is_pointwise
 from fprune.structure.graph import Graph, Node, run, substitute
 from fprune.structure.known import Known
+from fprune.structure.operators import is_pointwise
 from fprune.structure.transfer import TRANSFER, executed, pointwise
 
 
@@ -36,12 +37,12 @@ def known(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[int, Known]:
         shapes = tuple(graph.shapes[index] for index in node.outs)
         operands = [env[index] for index in node.inputs]
         out = None
-        if not any(x.tainted for x in operands):
+        if not any(x.tainted for x in operands) and not _is_random(node):
             out = executed(node, args, kwargs, like.device)
         elif node.name in TRANSFER:
             bound = {name: substitute(value, env.__getitem__) for name, value in node.bound.items()}
             out = TRANSFER[node.name](node, bound, shapes)
-        elif is_pointwise(node) and node.single:
+        elif is_pointwise(node) and node.single and not _is_random(node):
             out = pointwise(node, args, kwargs, operands, shapes[0])
         if out is None:
             unknown = [Known.nothing(shape, like) for shape in shapes]
@@ -49,3 +50,9 @@ def known(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[int, Known]:
         return out
 
     return run(graph, call, env)
+
+
+def _is_random(node: Node) -> bool:
+    """Whether a call draws numbers: its result is no constant, even if no input reaches it."""
+    draws = torch.Tag.nondeterministic_seeded in getattr(node.op, "tags", ())
+    return draws and node.bound.get("train", True) and node.bound.get("training", True)

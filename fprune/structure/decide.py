@@ -10,7 +10,7 @@ from torch import Tensor
 from fprune.masks import Masks
 from fprune.structure.flow import Sink
 from fprune.structure.known import Along, Known
-from fprune.structure.labels import Bools, Ints
+from fprune.structure.labels import Bools, Ints, touched
 from fprune.structure.trace import Structure
 from fprune.structure.transfer import is_unpadded, taps
 
@@ -29,11 +29,31 @@ class Decision:
 
     def kept(self, rows: Ints) -> Bools:
         """Which indices of a dimension stay."""
-        return ~self.removed[rows].any(1)
+        return ~touched(self.removed, rows)
 
 
 def masked_units(structure: Structure, masks: Masks, shapes: Mapping[str, tuple[int, ...]]) -> Bools:
-    """The units a mask asks to remove: every entry of one of their slices is masked. Indexed by label."""
+    """The units that masks ask to remove: every entry of one of their slices is masked.
+
+    Examples:
+        >>> import torch
+        >>> from fprune import Masks, Model, inputs
+        >>> from fprune.structure import masked_units, trace
+        >>> model = Model.from_module(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)))
+        >>> structure = trace(model, inputs(torch.ones(1, 4)))
+        >>> masks = Masks({"0.weight": torch.tensor([[True], [False], [True]])})
+        >>> asked = masked_units(structure, masks, {name: tuple(value.shape) for name, value in model.items()})
+        >>> asked[structure.families[0].labels].tolist()
+        [False, True, False]
+
+    Args:
+        structure: the couplings.
+        masks: True where an entry is kept.
+        shapes: shapes of the masked parameters.
+
+    Returns:
+        Bool, `(labels,)`: True for the label of each unit to remove.
+    """
     asked = np.zeros(structure.labels, np.bool_)
     dead: dict[tuple[str, int], Bools] = {}
     for family in structure.families:
@@ -54,7 +74,9 @@ def _dead(mask: Tensor, dim: int, shape: tuple[int, ...]) -> Bools:
     return ~alive.expand(shape[dim]).cpu().numpy()
 
 
-def decide(structure: Structure, masks: Masks, values: Mapping[int, Known], shapes: Mapping[str, tuple[int, ...]]) -> Decision:
+def decide(
+    structure: Structure, masks: Masks, values: Mapping[int, Known], shapes: Mapping[str, tuple[int, ...]]
+) -> Decision:
     """The greatest set of masked units whose removal is exact.
 
     Assume that every masked unit goes; give back those whose removal a sink would notice; repeat until nothing changes.
@@ -94,7 +116,7 @@ def _refill(structure: Structure, removed: Bools, reasons: dict[int, str]) -> bo
     changed = False
     for dims in structure.rows.values():
         for rows in dims:
-            if rows.any() and removed[rows].any(1).all():
+            if rows.any() and touched(removed, rows).all():
                 removed[rows[0]] = False
                 reasons.update(dict.fromkeys(rows[0].tolist(), "the last slice of a dimension stays"))
                 changed = True
@@ -119,7 +141,9 @@ class _Look:
         along = self.along(sink.value, sink.dim)
         ok = along.zero
         if sink.weight is not None and sink.out is not None:
-            ok = ok | ~self._reaches(sink, ~removed[sink.out].any(1))
+            if self._values[sink.weight].tainted:
+                return ok.cpu().numpy()  # of a weight that is computed from the input nothing is known
+            ok = ok | ~self._reaches(sink, sink.weight, ~touched(removed, sink.out))
             if is_unpadded(sink.node):
                 ok = ok | (~along.taint & along.constant)
         elif sink.other is not None:
@@ -127,12 +151,10 @@ class _Look:
             ok = ok | (other if len(other) == len(ok) else other.all())
         return ok.cpu().numpy()
 
-    def _reaches(self, sink: Sink, kept: Bools) -> Tensor:
+    def _reaches(self, sink: Sink, weight: int, kept: Bools) -> Tensor:
         """Which input channels have a non-zero weight to a kept output."""
         if sink not in self._reach:
-            weight = self._values[sink.weight or 0]
-            w = taps(sink.node, weight.value)
-            self._reach[sink] = (w != 0).any(3) if not weight.tainted else torch.ones(w.shape[:3], dtype=torch.bool)
+            self._reach[sink] = (taps(sink.node, self._values[weight].value) != 0).any(3)
         reach = self._reach[sink]
         outputs = torch.from_numpy(kept).to(reach.device).view(reach.shape[0], reach.shape[1], 1)
         return (reach & outputs).any(1).flatten()
@@ -158,4 +180,3 @@ def folds(structure: Structure, decision: Decision, values: Mapping[int, Known])
         if (delta != 0).any():
             out[number] = delta
     return out
-

@@ -1,15 +1,15 @@
 """Carry labels through a recorded program: the rule registry and what rules work with."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import attrs
 import numpy as np
 import torch
 
-from fprune.structure.capture import is_pointwise
 from fprune.structure.graph import Graph, Node, Ref, Shape, refs
 from fprune.structure.labels import Ints, Labels, frozen
+from fprune.structure.operators import is_pointwise
 
 Dims: TypeAlias = list[Ints]
 """Label rows of a value, one array per dimension."""
@@ -44,7 +44,23 @@ class Sink:
 
 @attrs.frozen
 class Barrier:
-    """An operation that keeps every slice of what it touches, and why."""
+    """An operation that keeps every slice of what it touches, and why.
+
+    Examples:
+        >>> import torch
+        >>> from fprune import Model, inputs
+        >>> from fprune.structure import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Softmax(-1), torch.nn.Linear(8, 2))
+        >>> (barrier,) = trace(Model.from_module(net), inputs(torch.ones(1, 4))).barriers
+        >>> barrier.op, barrier.module, barrier.reason
+        ('softmax', '1', 'every index along this dimension matters')
+
+    Args:
+        op: the operator's plain name.
+        module: dotted path of the module whose `forward` made the call; empty for the root.
+        site: `file:line` of the user's code.
+        reason: why nothing may go.
+    """
 
     op: str
     module: str
@@ -57,16 +73,18 @@ class Barrier:
 
 
 Rule: TypeAlias = Callable[..., Dims | list[Dims] | None]
+AnyRule = TypeVar("AnyRule", bound=Rule)
 RULES: dict[str, Rule] = {}
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[AnyRule], AnyRule]:
     """Register how labels pass through operators.
 
     A rule gets the `Flow`, the `Node` and the operator's arguments by schema name (tensors as `Ref`), couples what must
-    live and die together, and returns the label rows of its output, or `None` for an operator it cannot handle in this form.
+    live and die together, and returns the label rows of its output, or `None` for an operator it cannot handle in this
+    form.
 
-    Example:
+    Examples:
         >>> from fprune.structure import rule
         >>> @rule("my_scale")
         ... def my_scale(flow, node, x, factor):
@@ -74,9 +92,12 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
     Args:
         names: operator names without namespace, `"my_scale"` for `torch.ops.mylib.my_scale`.
+
+    Returns:
+        A decorator that registers a function and gives it back.
     """
 
-    def register(fn: Rule) -> Rule:
+    def register(fn: AnyRule) -> AnyRule:
         RULES.update(dict.fromkeys(names, fn))
         return fn
 
@@ -123,7 +144,7 @@ class Flow:
             self.labels.freeze(*live)
 
     def broadcast(self, operands: Sequence[Dims], node: Node) -> Dims:
-        """Couple operands dimension by dimension, aligned on the right; dimensions of size 1 neither couple nor carry."""
+        """Couple operands dimension by dimension, aligned on the right; a size of 1 neither couples nor carries."""
         ndim = max(len(dims) for dims in operands)
         out: Dims = []
         for d in range(-ndim, 0):
@@ -143,17 +164,18 @@ class Flow:
 
     def _call(self, node: Node) -> None:
         handler = RULES.get(node.name)
-        out: Dims | list[Dims] | None = None
+        operands = [self.values[index] for index in node.inputs]
+        found: Any = None  # as many values as the call makes
         if handler is not None:
-            out = handler(self, node, **node.bound)
+            found = handler(self, node, **node.bound)
         elif node.single and is_pointwise(node):
-            out = self.broadcast([self.values[index] for index in node.inputs], node) if node.inputs else self.kept(node.out)
-        if out is None:
-            self.freeze([row for index in node.inputs for row in self.values[index]], node, "an operator without a rule")
+            found = self.broadcast(operands, node) if operands else self.kept(node.out)
+        if found is None:
+            self.freeze([row for dims in operands for row in dims], node, "an operator without a rule")
             out = [self.kept(index) for index in node.outs]
-        elif node.single:
-            out = [out]  # pyright: ignore[reportAssignmentType] a rule returns as many values as its call
-        self.values.update(zip(node.outs, out, strict=True))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        else:
+            out = [cast("Dims", found)] if node.single else cast("list[Dims]", found)
+        self.values.update(zip(node.outs, out, strict=True))
 
 
 def refs_in(tree: Any) -> list[Ref]:
@@ -164,9 +186,9 @@ def refs_in(tree: Any) -> list[Ref]:
 def index_map(flow: Flow, node: Node, source: Ref, run: Callable[[Any], Any]) -> Dims:
     """Labels through an operator that only moves elements, found by running it on the elements' own indices.
 
-    `run` applies the operator to a float tensor of the source's shape. Positions are numbered from 1 along each labelled
-    dimension; a 0 in the result is padding. An output dimension gathers the labels of the source index it follows; a source
-    dimension spread over several output dimensions is split.
+    `run` applies the operator to a float tensor of the source's shape. Positions are numbered from 1 along each
+    labelled dimension; a 0 in the result is padding. An output dimension gathers the labels of the source index it
+    follows; a source dimension spread over several output dimensions is split.
     """
     shape, out_shape = flow.shape(source), flow.shape(node.out)
     out: list[list[Ints]] = [[] for _ in out_shape]

@@ -56,6 +56,9 @@ class GhostLayerNorm(nn.Module):
         eps: added to the variance.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
     def __init__(self, weight: nn.Parameter | None, bias: nn.Parameter | None, width: int, eps: float) -> None:
         """Take over the (already cut) affine parameters."""
         super().__init__()

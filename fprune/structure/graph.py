@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 import attrs
 from torch import Tensor
 
+from fprune.structure.arguments import entries, rebuilt
+
 Shape: TypeAlias = tuple[int, ...]
 
 
@@ -31,7 +33,8 @@ class Node:
         module: dotted path of the module whose `forward` made the call.
         site: `file:line` of the user's code.
         batched: size arguments, by schema name, whose entries grow with the batch: one flag per entry.
-        sources: size arguments, by schema name, whose entries were read from attributes of modules: an expression per entry.
+        sources: size arguments, by schema name, whose entries were read from attributes of modules: an expression per
+            entry.
     """
 
     op: Callable[..., Any]
@@ -88,31 +91,17 @@ class Graph:
 
 def refs(tree: Any) -> Iterator[int]:
     """The values that occur in an argument tree, depth first."""
-    if isinstance(tree, Ref):
-        yield tree.index
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:  # pyright: ignore[reportUnknownVariableType] an argument tree holds anything
-            yield from refs(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():  # pyright: ignore[reportUnknownVariableType]
-            yield from refs(item)
+    return (entry.index for entry in entries(tree) if isinstance(entry, Ref))
 
 
 def substitute(tree: Any, value: Callable[[int], Any]) -> Any:
     """The argument tree with each `Ref` replaced by `value(index)`; everything else as it is."""
-    if isinstance(tree, Ref):
-        return value(tree.index)
-    if isinstance(tree, (list, tuple)):
-        items: list[Any] = [substitute(item, value) for item in tree]  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(tree, list):
-            return items
-        return tree.__class__(*items) if hasattr(tree, "_fields") else tuple(items)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(tree, dict):
-        return {key: substitute(item, value) for key, item in tree.items()}  # pyright: ignore[reportUnknownVariableType]
-    return tree
+    return rebuilt(tree, lambda entry: value(entry.index) if isinstance(entry, Ref) else entry)
 
 
-def run(graph: Graph, call: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any], env: dict[int, Any]) -> dict[int, Any]:
+def run(
+    graph: Graph, call: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any], env: dict[int, Any]
+) -> dict[int, Any]:
     """Run the program over any domain: `env` holds inputs, tensors and constants, `call` evaluates one node.
 
     `call` gets the node and its arguments with values filled in, and returns one value, or one per output.

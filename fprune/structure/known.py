@@ -7,6 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from fprune.structure.arguments import rebuilt
 from fprune.structure.graph import Shape
 
 
@@ -96,10 +97,4 @@ def squeezed(tensor: Tensor) -> Tensor:
 
 def mapped(tree: Any, fn: Callable[[Known], Any]) -> Any:
     """An argument tree with each `Known` replaced."""
-    if isinstance(tree, Known):
-        return fn(tree)
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(mapped(item, fn) for item in tree)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(tree, dict):
-        return {key: mapped(item, fn) for key, item in tree.items()}  # pyright: ignore[reportUnknownVariableType]
-    return tree
+    return rebuilt(tree, lambda entry: fn(entry) if isinstance(entry, Known) else entry)

@@ -1,7 +1,8 @@
 """Keep-labels: a union-find over boolean "keep" variables, with conjunctions.
 
 Every index of a tensor dimension carries a *row* of labels `(l1, .., lk)`; the slice is kept if and only if all of them
-are kept. Label 0 is FROZEN: always kept, the identity of the conjunction. Equalities between rows are solved as they come:
+are kept. Label 0 is FROZEN: always kept, the identity of the conjunction. Equalities between rows are solved as they
+come:
 
     a == b           union
     a == 0           freeze
@@ -35,6 +36,11 @@ def concatenated(rows: Sequence[Ints]) -> Ints:
     return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
 
 
+def touched(marked: Bools, rows: Ints) -> Bools:
+    """Which rows have a marked label: `marked[label]`."""
+    return np.asarray(marked[rows].any(1))
+
+
 class Labels:
     """The label store of one trace: mutable while the rules run, read once they are done."""
 
@@ -61,10 +67,10 @@ class Labels:
         return self._table["collapsed"]
 
     def fresh(self, n: int) -> Ints:
-        """`n` new labels as rows `(n, 1)`; a dimension of size 1 is frozen, since removing it would empty the tensor."""
+        """`n` new labels as rows `(n, 1)`; a dimension of size 1 is frozen: removing it would empty the tensor."""
         if n <= 1:
             return frozen(n)
-        table, start = self._table, self._table["count"]
+        table, start = self._table, self.count
         size = len(table["parent"])
         if start + n > size:
             grown = max(2 * size, start + n)
@@ -148,12 +154,13 @@ class Labels:
 
     def unify(self, a: Ints, b: Ints) -> None:
         """Make two dimensions live and die together: `a[i] == b[i]` for every index i."""
+        rest: tuple[Ints, Ints] | None = (a, b)
         for _ in range(_ROUNDS):
             rest = self._difference(a, b)
             if rest is None:
                 return
             self._step(*rest)
-        self._collapse(*rest)  # pyright: ignore[reportPossiblyUnboundVariable] the loop ran: _ROUNDS > 0
+        self._collapse(*rest)
 
     def _difference(self, a: Ints, b: Ints) -> tuple[Ints, Ints] | None:
         """The rows on which two dimensions differ, common labels struck out."""

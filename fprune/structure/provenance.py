@@ -7,12 +7,13 @@ that changed gives an equation, expression = new size, and the attributes are wh
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from fprune.errors import StructureError
+from fprune.structure.arguments import entries
 
 Where: TypeAlias = tuple[str, str, int]
 """A module's path, its attribute, and the position in it when it is a tuple or list (else -1)."""
@@ -21,7 +22,7 @@ _OPERATORS: Mapping[str, Callable[[int, int], int]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
-    "//": operator.floordiv,
+    "//": lambda a, b: a // b,  # the stub of operator.floordiv is untyped
 }
 
 
@@ -78,7 +79,7 @@ def _expression(x: Any) -> Any:
 
 def trace_attributes(net: nn.Module) -> None:
     """Replace the integer attributes of a private copy by traced ones; torch's own layers are left alone."""
-    for path, module in net.named_modules():
+    for path, module in cast("Iterable[tuple[str, nn.Module]]", net.named_modules()):
         if type(module).__module__.startswith("torch."):
             continue
         for key, value in list(vars(module).items()):
@@ -89,8 +90,8 @@ def trace_attributes(net: nn.Module) -> None:
 
 
 def _traced(value: Any, path: str, key: str) -> Any:
-    if type(value) is int and value > 1:
-        return TracedInt(value, (path, key, -1))
+    if type(value) is int:
+        return TracedInt(value, (path, key, -1)) if value > 1 else None
     if type(value) in (tuple, list) and value and all(type(n) is int for n in value):
         return type(value)(TracedInt(n, (path, key, i)) if n > 1 else n for i, n in enumerate(value))
     return None
@@ -125,16 +126,11 @@ class Watch(TorchFunctionMode):
 
 
 def _traced_in(tree: Any) -> Iterator[TracedInt]:
-    if isinstance(tree, TracedInt):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:  # pyright: ignore[reportUnknownVariableType]
-            yield from _traced_in(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():  # pyright: ignore[reportUnknownVariableType]
-            yield from _traced_in(item)
-    elif isinstance(tree, slice):
-        yield from _traced_in((tree.start, tree.stop, tree.step))
+    for entry in entries(tree):
+        if isinstance(entry, TracedInt):
+            yield entry
+        elif isinstance(entry, slice):
+            yield from _traced_in((entry.start, entry.stop, entry.step))
 
 
 def solved(equations: Iterable[tuple[Any, int]], old: Mapping[Where, int]) -> dict[Where, int]:
@@ -195,6 +191,6 @@ def _value(expression: Any, values: Mapping[Where, int]) -> int:
     if _is_where(expression):
         return values[expression]
     if isinstance(expression, tuple):
-        symbol, a, b = expression
+        symbol, a, b = cast("tuple[str, Any, Any]", expression)
         return _OPERATORS[symbol](_value(a, values), _value(b, values))
     return expression

@@ -9,11 +9,14 @@ from torch import Tensor
 from fprune.errors import FpruneError
 from fprune.inputs import Inputs
 from fprune.model import Model
+from fprune.structure.arguments import listed
 from fprune.structure.capture import NeedsData, Recording, tensors_mapped
 from fprune.structure.graph import Graph, Node
 from fprune.tree import Flat
 
-_SIZED = frozenset("view reshape _unsafe_view unflatten expand broadcast_to zeros ones full empty new_zeros repeat".split())
+_SIZED = frozenset(
+    "view reshape _unsafe_view unflatten expand broadcast_to zeros ones full empty new_zeros repeat".split()
+)
 
 
 def record(model: Model, inputs: Inputs) -> Graph:
@@ -51,12 +54,12 @@ def _batched(graph: Graph, model: Model, inputs: Inputs) -> Graph:
     batch = first[0]
 
     def grown(x: Tensor) -> Tensor:
-        return x.new_empty((batch + 1, *x.shape[1:]), device="meta") if x.ndim and x.shape[0] == batch else x
+        return torch.cat([x, x[:1]]) if x.ndim and x.shape[0] == batch else x
 
     args, kwargs = tensors_mapped(grown, (inputs.args, dict(inputs.kwargs)))
     try:
-        more = Recording().run(copy.deepcopy(model.skeleton), Inputs(args, Flat(kwargs)), torch.device("meta"))
-    except (FpruneError, NeedsData):
+        more = _recorded(model, Inputs(args, Flat(kwargs)))
+    except FpruneError:
         return graph  # the program is then good for this batch size only
     if [node.name for node in more.nodes] != [node.name for node in graph.nodes]:
         return graph
@@ -66,9 +69,10 @@ def _batched(graph: Graph, model: Model, inputs: Inputs) -> Graph:
 
 def _growing(node: Node, more: Node) -> dict[str, tuple[bool, ...]]:
     out: dict[str, tuple[bool, ...]] = {}
-    for name, sizes in node.bound.items():
-        if isinstance(sizes, (list, tuple)) and sizes and all(isinstance(n, int) for n in sizes):  # pyright: ignore[reportUnknownVariableType]
-            flags = tuple(a != b for a, b in zip(sizes, more.bound[name], strict=True))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    for name, value in node.bound.items():
+        sizes = listed(value) if isinstance(value, (list, tuple)) else []
+        if sizes and all(isinstance(n, int) for n in sizes):
+            flags = tuple(a != b for a, b in zip(sizes, more.bound[name], strict=True))
             if any(flags):
                 out[name] = flags
     return out

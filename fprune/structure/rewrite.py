@@ -1,12 +1,12 @@
 """The program after surgery: the same calls, with the sizes that changed written anew.
 
-Invariant: every value of the new program equals the masked program's value restricted to its kept indices. Only operators
-that carry sizes in their arguments need a rule; all others follow their inputs.
+Invariant: every value of the new program equals the masked program's value restricted to its kept indices. Only
+operators that carry sizes in their arguments need a rule; all others follow their inputs.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import attrs
 import numpy as np
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from fprune.errors import StructureError
-from fprune.structure.capture import aten
 from fprune.structure.decide import Decision
 from fprune.structure.flow import Sink
 from fprune.structure.ghost import ghost_group_norm, ghost_layer_norm, ghost_mean, ghost_rms_norm
-from fprune.structure.graph import Graph, Node, Ref, Shape
+from fprune.structure.graph import Node, Ref, Shape
 from fprune.structure.labels import Bools, Ints
+from fprune.structure.operators import aten
 from fprune.structure.trace import Family, Slice, Structure
 
 
@@ -129,7 +129,14 @@ def _split(cut: Cut, node: Node, self: Ref, dim: int = 0, **_: Any) -> Node:
 
 @rewrite("slice")
 def _slice(
-    cut: Cut, node: Node, self: Ref, dim: int, start: int | None, end: int | None, step: int, index: Tensor | None = None
+    cut: Cut,
+    node: Node,
+    self: Ref,
+    dim: int,
+    start: int | None,
+    end: int | None,
+    step: int,
+    index: Tensor | None = None,
 ) -> Node:
     kept = cut.kept(self, dim)
     if kept.all():
@@ -138,7 +145,7 @@ def _slice(
     if step == 1 and index is None:
         return called(node, start=int(kept[:low].sum()), end=int(kept[:high].sum()))
     rank = np.cumsum(kept) - 1
-    chosen = range(low, high, step) if index is None else index.tolist()
+    chosen = range(low, high, step) if index is None else cast("list[int]", index.tolist())
     index = torch.tensor([int(rank[i]) for i in chosen if kept[i]])
     return replaced(node, gathered, self=self, dim=dim, start=None, end=None, step=step, index=index)
 
@@ -147,6 +154,24 @@ def gathered(x: Tensor, dim: int, start: None, end: None, step: int, index: Tens
     """A strided slice after surgery: the chosen indices one by one."""
     del start, end, step
     return x.index_select(dim, index.to(x.device))
+
+
+@rewrite("squeeze")
+def _squeeze(cut: Cut, node: Node, self: Ref, dim: Any = None) -> Node:
+    """Only what had size 1 before goes: a dimension of which one index is left is still there."""
+    old = cut.old(self)
+    given = range(len(old)) if dim is None else [dim] if isinstance(dim, int) else dim
+    dims = sorted({d % len(old) for d in given if old[d] == 1})
+    return replaced(node, aten("squeeze", "dims"), self=self, dim=dims)
+
+
+@rewrite("roll")
+def _roll(cut: Cut, node: Node, self: Ref, shifts: list[int], dims: list[int]) -> Node:
+    """What is kept of the end comes to the front."""
+    if not dims:
+        raise StructureError(f"{node}: rolls a flattened tensor")
+    kept = [cut.kept(self, d) for d in dims]
+    return called(node, shifts=[int(k[len(k) - s % len(k) :].sum()) for s, k in zip(shifts, kept, strict=True)])
 
 
 @rewrite("narrow")

@@ -1,26 +1,40 @@
 """What lives and dies together in a model: units, families, barriers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
+from torch import nn
 
 from fprune.inputs import Inputs
 from fprune.model import Model
 from fprune.structure import rules as _rules
-from fprune.structure.record import record
 from fprune.structure.flow import Barrier, Flow, Sink
 from fprune.structure.graph import Graph
 from fprune.structure.labels import Bools, Ints
+from fprune.structure.record import record
 from fprune.tables import html_table, text_table
 
 _ = _rules  # importing the package registers the rules
 
 
+Owned: TypeAlias = tuple[str, int, Ints, Ints]
+"""A tensor, a dimension, labels that occur in it (sorted, repeated) and the index of each occurrence."""
+
+
 @attrs.frozen(eq=False)
 class Slice:
     """The part of one tensor dimension that belongs to a family.
+
+    Examples:
+        >>> import torch
+        >>> from fprune import Model, inputs
+        >>> from fprune.structure import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.Linear(3, 1))
+        >>> (family,) = trace(Model.from_module(net), inputs(torch.ones(1, 1))).families
+        >>> [(part.tensor, part.dim, part.index.tolist()) for part in family.slices]
+        [('0.bias', 0, [[0], [1], [2]]), ('0.weight', 0, [[0], [1], [2]]), ('1.weight', 1, [[0], [1], [2]])]
 
     Args:
         tensor: name of the parameter or buffer.
@@ -35,7 +49,16 @@ class Slice:
 
 @attrs.frozen(eq=False)
 class Family:
-    """Units of one kind: the same slices of the same tensors, differing only in the index. One prunable axis of the model.
+    """Units of one kind: the same slices of the same tensors, differing only in the index. One prunable axis.
+
+    Examples:
+        >>> import torch
+        >>> from fprune import Model, inputs
+        >>> from fprune.structure import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> (family,) = trace(Model.from_module(net), inputs(torch.ones(1, 4))).families
+        >>> family.name, len(family), family.parameters
+        ('0.weight', 8, ('0.bias', '0.weight', '2.weight'))
 
     Args:
         name: the tensor dimension that makes it, `"layer1.0.conv1.weight"`.
@@ -66,6 +89,17 @@ class Family:
 @attrs.frozen(eq=False)
 class Structure:
     """The couplings of a model on given inputs: immutable, independent of weights and masks.
+
+    Examples:
+        >>> import torch
+        >>> from fprune import Model, inputs
+        >>> from fprune.structure import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> structure = trace(Model.from_module(net), inputs(torch.ones(1, 4)))
+        >>> structure
+        Structure(3 operations, 1 families, 8 units, 0 barriers)
+        >>> structure.family_of("2.weight", dim=1)
+        (Family(0.weight, 8 units, 3 slices),)
 
     Args:
         graph: the recorded forward pass.
@@ -115,13 +149,13 @@ class Structure:
         return html_table(*self._table(), title=repr(self)) + barriers
 
 
-def trace(model: Model, example_inputs: Inputs) -> Structure:
+def trace(model: Model | nn.Module, example_inputs: object) -> Structure:
     """Find what lives and dies together in a model.
 
     The forward pass is recorded once on the meta device; labels then flow through it and are identified wherever two
     slices must be kept or removed together. The result depends on the model's code and shapes only, not on its weights.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fprune import Model, inputs
         >>> from fprune.structure import trace
@@ -131,7 +165,7 @@ def trace(model: Model, example_inputs: Inputs) -> Structure:
 
     Args:
         model: the model; a plain `nn.Module` is taken too.
-        example_inputs: what `forward` is called with.
+        example_inputs: what `forward` is called with: an `Inputs`, a tuple, a dict or one tensor.
 
     Returns:
         The families of units, with every slice that goes with each unit.
@@ -140,8 +174,8 @@ def trace(model: Model, example_inputs: Inputs) -> Structure:
         ModelError: the forward pass fails on the inputs, or branches on data.
         StructureError: it returns something in which no tensor can be found.
     """
-    example_inputs = Inputs.of(example_inputs)
-    graph = record(Model.of(model), example_inputs)
+    given = Inputs.of(example_inputs) or Inputs()
+    graph = record(Model.of(model), given)
     flow = Flow(graph)
     rows = {index: tuple(flow.labels.resolve(r) for r in dims) for index, dims in flow.values.items()}
     sinks = tuple(
@@ -154,15 +188,13 @@ def trace(model: Model, example_inputs: Inputs) -> Structure:
         reducible[sink.rows] = True
     reducible[0] = False
     tensors = {name: rows[index] for index, name in graph.tensors.items()}
-    return Structure(
-        graph, example_inputs, rows, sinks, families(tensors, reducible), tuple(flow.barriers), flow.labels.count
-    )
+    return Structure(graph, given, rows, sinks, families(tensors, reducible), tuple(flow.barriers), flow.labels.count)
 
 
 def families(tensors: Mapping[str, tuple[Ints, ...]], allowed: Bools) -> tuple[Family, ...]:
     """Group labels by the slices they own: `allowed[label]` says which may be removed."""
     signature = np.zeros(len(allowed), np.uint64)
-    owned: list[tuple[str, int, Ints, Ints]] = []  # tensor, dim, labels sorted, their indices
+    owned: list[Owned] = []
     for name, dims in tensors.items():
         for dim, row in enumerate(dims):
             at, column = np.nonzero(allowed[row])
@@ -176,33 +208,42 @@ def families(tensors: Mapping[str, tuple[Ints, ...]], allowed: Bools) -> tuple[F
                 entry = np.uint64(len(owned) + 1) * np.uint64(1_000_003) + counts.astype(np.uint64)
                 signature[unique] = signature[unique] * np.uint64(6364136223846793005) + entry
             owned.append((name, dim, labels, at))
-    out: list[Family] = []
     used = np.nonzero(signature)[0]
-    kinds, inverse = np.unique(signature[used], return_inverse=True)
-    for kind in range(len(kinds)):
-        for labels in _uncrossed(used[inverse == kind], owned):
-            slices: list[Slice] = []
-            for name, dim, every, at in owned:
-                mine = np.isin(every, labels)
-                if mine.any():
-                    slices.append(Slice(name, dim, at[mine].reshape(len(labels), -1)))
-            out.append(Family(_name(slices, tensors), labels, tuple(slices), len(labels)))
-    return tuple(sorted(out, key=lambda family: int(family.labels[0])))
+    kind_of = np.full(len(allowed), -1, np.int64)
+    kind_of[used] = np.unique(signature[used], return_inverse=True)[1]
+    kinds: dict[int, list[Owned]] = {}
+    for name, dim, labels, at in owned:
+        kind = kind_of[labels]
+        order = np.argsort(kind, kind="stable")
+        cuts = np.flatnonzero(np.diff(kind[order])) + 1
+        for part in np.split(order, cuts):
+            kinds.setdefault(int(kind[part[0]]), []).append((name, dim, labels[part], at[part]))
+    found = (_family(apart, parts, tensors) for parts in kinds.values() for apart in _uncrossed(parts))
+    return tuple(sorted(found, key=lambda family: int(family.labels[0])))
 
 
-def _uncrossed(labels: Ints, owned: list[tuple[str, int, Ints, Ints]]) -> list[Ints]:
+def _family(labels: Ints, parts: list[Owned], tensors: Mapping[str, tuple[Ints, ...]]) -> Family:
+    """The family of some labels, each of which owns the same number of entries of each part."""
+    slices: list[Slice] = []
+    for name, dim, every, at in parts:
+        mine = np.isin(every, labels) if len(labels) < len(np.unique(every)) else slice(None)
+        slices.append(Slice(name, dim, at[mine].reshape(len(labels), -1)))
+    return Family(_name(slices, tensors), labels, tuple(slices), len(labels))
+
+
+def _uncrossed(parts: list[Owned]) -> list[Ints]:
     """Labels apart that meet in one index: the two axes of a square grid look alike but are two families."""
     meets: dict[int, set[int]] = {}
-    for _, _, every, at in owned:
-        mine = np.isin(every, labels)
-        if len(np.unique(at[mine])) == mine.sum():
+    for _, _, every, at in parts:
+        if len(np.unique(at)) == len(at):
             continue
         by_index: dict[int, list[int]] = {}
-        for label, index in zip(every[mine].tolist(), at[mine].tolist(), strict=True):
+        for label, index in zip(every.tolist(), at.tolist(), strict=True):
             by_index.setdefault(index, []).append(label)
         for group in by_index.values():
             for label in group:
                 meets.setdefault(label, set()).update(group)
+    labels: Ints = np.unique(parts[0][2])
     if not meets:
         return [labels]
     apart: list[list[int]] = []
@@ -212,7 +253,7 @@ def _uncrossed(labels: Ints, owned: list[tuple[str, int, Ints, Ints]]) -> list[I
             apart.append([label])
         else:
             home.append(label)
-    return [np.array(group) for group in apart]
+    return [np.array(group, np.int64) for group in apart]
 
 
 def _name(slices: list[Slice], tensors: Mapping[str, tuple[Ints, ...]]) -> str:

@@ -1,4 +1,4 @@
-"""How constants pass through operators: one short function per class, most of them the operator itself run on what is known.
+"""How constants pass through operators: one short function per class, most of them the operator run on what is known.
 
 "Depends on the input" is always a safe answer: it can only keep more.
 """
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fprune.structure.capture import aten, functional
+from fprune.structure.arguments import listed
 from fprune.structure.graph import Node, Shape
 from fprune.structure.known import Known, mapped, squeezed
+from fprune.structure.operators import aten, functional
 
 Bound: TypeAlias = Mapping[str, Any]
 Transfer: TypeAlias = Callable[[Node, Bound, tuple[Shape, ...]], "Known | list[Known] | None"]
@@ -88,16 +89,14 @@ def is_unpadded(node: Node) -> bool:
     padding = node.bound.get("padding", 0)
     if isinstance(padding, str):
         return padding == "valid"
-    return not any(padding if isinstance(padding, (list, tuple)) else [padding])
+    return not any(listed(padding))
 
 
 def taps(node: Node, weight: Tensor) -> Tensor:
     """A weight as (groups, outputs of a group, inputs of a group, kernel positions), whichever way it is stored."""
     groups = node.bound.get("groups", 1)
-    w = weight.reshape(*weight.shape[:2], -1)
-    if node.name.startswith("conv_transpose"):
-        return w.unflatten(0, (groups, -1)).transpose(1, 2)
-    return w.unflatten(0, (groups, -1))
+    w = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    return w.transpose(1, 2) if node.name.startswith("conv_transpose") else w
 
 
 def channel_dim(node: Node, ndim: int, weight: Tensor | Shape) -> int:
@@ -171,9 +170,10 @@ def norm(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | None:
 
 @transfer(
     *"""max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d reflection_pad1d
-    reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pad constant_pad_nd""".split()
+    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pad
+    constant_pad_nd""".split()
 )
 def resampled(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | None:
     """A slice that is one constant stays that constant, unless the operator brings in another at the border."""
@@ -201,20 +201,24 @@ def cat(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
     dtype = parts[0].value.dtype
     for x in parts:
         dtype = torch.promote_types(dtype, x.value.dtype)
-    aligned = [torch.broadcast_tensors(x.taint, x.value.to(dtype)) for x in parts]
+    aligned: list[tuple[Tensor, Tensor]] = [torch.broadcast_tensors(x.taint, x.value.to(dtype)) for x in parts]
     return Known.of(torch.cat([t for t, _ in aligned], dim), torch.cat([v for _, v in aligned], dim), shapes[0])
 
 
 @transfer(
-    *"""view reshape _unsafe_view flatten unflatten squeeze unsqueeze permute transpose t movedim moveaxis swapaxes swapdims
-    numpy_T mT split split_with_sizes chunk tensor_split unbind select slice narrow expand broadcast_to roll flip
-    pixel_shuffle pixel_unshuffle channel_shuffle repeat tile repeat_interleave diagonal""".split()
+    *"""view reshape _unsafe_view flatten unflatten squeeze unsqueeze permute transpose t movedim moveaxis swapaxes
+    swapdims numpy_T mT split split_with_sizes chunk tensor_split unbind select slice narrow expand broadcast_to roll
+    flip pixel_shuffle pixel_unshuffle channel_shuffle repeat tile repeat_interleave""".split()
 )
 def moved(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | list[Known] | None:
     """Elements only change place: the operator runs on the taint itself, repeated dimensions costing nothing."""
     x = next(iter(bound.values()))
     rest = list(node.args[1:])
-    if not isinstance(x, Known) or "dtype" in bound or any(isinstance(value, Known) for value in list(bound.values())[1:]):
+    if (
+        not isinstance(x, Known)
+        or "dtype" in bound
+        or any(isinstance(value, Known) for value in list(bound.values())[1:])
+    ):
         return None
     op = aten("reshape") if node.name in ("view", "_unsafe_view") else node.op  # strides differ from the recorded ones
     whole = [op(t.expand(x.shape), *rest, **node.kwargs) for t in (x.taint, x.value)]
@@ -228,10 +232,14 @@ def reduced(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
     """Tainted where anything along the reduced dimensions is."""
     x, dim = bound["self"], bound.get("dim")
     ndim = len(x.shape)
-    dims = list(range(ndim)) if dim is None or dim == [] else [d % ndim for d in ([dim] if isinstance(dim, int) else dim)]
+    dims = (
+        list(range(ndim)) if dim is None or dim == [] else [d % ndim for d in ([dim] if isinstance(dim, int) else dim)]
+    )
     x = x.over([d for d in dims if x.varies(d) or node.name == "sum"])
     taint = x.taint.amax(dims, keepdim=True) if dims else x.taint
-    value = {"mean": torch.mean, "sum": torch.sum, "amax": torch.amax, "amin": torch.amin}[node.name](x.value, dims, keepdim=True)
+    value = {"mean": torch.mean, "sum": torch.sum, "amax": torch.amax, "amin": torch.amin}[node.name](
+        x.value, dims, keepdim=True
+    )
     if len(shapes[0]) < ndim:
         kept = [d for d in range(ndim) if d not in dims]
         taint, value = (t.permute(*kept, *dims).flatten(len(kept)).squeeze(-1) for t in (taint, value))

@@ -60,7 +60,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 def verify(masked: Model | nn.Module, compacted: Model | nn.Module, inputs: Inputs) -> tuple[float, ...]:
     """Compare two models on given inputs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fprune import Model, inputs
         >>> from fprune.structure import verify

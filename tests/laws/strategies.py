@@ -98,7 +98,8 @@ def case(net: nn.Module, shape: tuple[int, ...], seed: int) -> Case:
 
 
 seeds = st.integers(0, 2**16)
-widths = st.integers(2, 6)
+# Three channels and 65 % at most: a shared budget can always be met with one channel left in each layer.
+widths = st.integers(3, 7)
 
 
 @st.composite
@@ -144,7 +145,7 @@ def residuals(draw: st.DrawFn) -> Case:
 
 
 networks = st.one_of(mlps(), convnets(), residuals())
-sparsities = st.sampled_from([0.25, 0.3, 0.5, 0.7, 0.9])
+sparsities = st.sampled_from([0.25, 0.3, 0.5, 0.65])
 
 
 @st.composite

@@ -16,7 +16,7 @@ from torch import nn
 
 from fprune import (
     Config,
-    Model,
+    Goal,
     Stage,
     TaskResult,
     agp,
@@ -107,8 +107,9 @@ def test_a_pipeline_takes_stages_in_any_grouping(schedule: Any, a: Stage, b: Sta
 def test_a_word_does_what_its_letters_do_in_order(data: st.DataObject) -> None:
     case, config = problem(data)
     a, b = data.draw(s.layer_pruners), data.draw(s.fillers)
-    start = TaskResult.start(Model.from_module(case.net), Config.of(config), example_inputs=case.inputs, seed=3)
+    start = TaskResult.start(case.net, config, example_inputs=case.inputs, seed=3).next(Goal(config, final=True))
     assert same((a | b)(start), b(a(start)))
+    assert same((b | a)(start), a(b(start)))
     assert same(Stage()(start), start)
 
 

@@ -66,7 +66,8 @@ def test_commands_are_those_of_ci() -> None:
 
 
 def test_listed_names_exist() -> None:
-    table = README.split("## What there is", 1)[1].split("\n## ", 1)[0]
+    section = README.split("## What there is", 1)[1].split("\n## ", 1)[0]
+    table = "\n".join(line for line in section.splitlines() if line.startswith("|"))
     names = {name for cell in re.findall(r"`([a-z_0-9A-Z.]+)(?:\([^`]*\))?`", table) for name in [cell.split(".")[0]]}
     missing = sorted(name for name in names if not hasattr(fprune, name))
     assert not missing, f"README.md lists names that fprune does not have: {missing}"

@@ -45,7 +45,8 @@ def attribute_writes(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
 
     def visit(node: ast.AST, own: str | None) -> Iterator[tuple[ast.AST, str]]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            own = node.args.args[0].arg if node.name in CONSTRUCTION and node.args.args else None
+            first = node.args.args[0].arg if node.args.args else None
+            own = "self" if node.name == "__new__" else first if node.name in CONSTRUCTION else None
         for target in written(node):
             if isinstance(target, ast.Attribute) and not (
                 isinstance(target.value, ast.Name) and target.value.id == own
@@ -85,6 +86,10 @@ class A:
     def __init__(self, other):
         self.fine = 1
         other.bad = 1
+    def __new__(cls):
+        self = super().__new__(cls)
+        self.fine = 1
+        cls.bad = 1
     def later(self):
         self.bad += 1
         (a, self.bad), b = (1, 2), 3
@@ -96,7 +101,7 @@ class A:
         self.__dict__["bad"] = 1
         vars(self)["bad"] = 1
 """
-    assert len(list(attribute_writes(ast.parse(source)))) == 10, "one of the ten forbidden writes above went unseen"
+    assert len(list(attribute_writes(ast.parse(source)))) == 11, "one of the eleven forbidden writes above went unseen"
 
 
 def test_no_assert_on_user_input() -> None:

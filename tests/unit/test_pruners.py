@@ -77,6 +77,17 @@ def test_random_masks_follow_the_seed() -> None:
     assert random().masks(params, 0.5, seed=3) != random().masks(params, 0.5, seed=4)
 
 
+def test_allocations_of_channels_are_given_channels_that_were_drawn() -> None:
+    def asks_for_channels(criterion, params, config) -> Masks:
+        scope = Scope.of(params)
+        scores = criterion(scope, scope.layers, grain="channel")
+        return Masks({name: (score < 1)[:, None] for name, score in scores.items()})
+
+    params = {"w": torch.ones(16, 100)}
+    assert random(asks_for_channels).masks(params, 0.5)["w"].all()  # a sum over 100 draws would not be below 1
+    assert random(asks_for_channels, granularity="channel").masks(params, 0.5)["w"].all()
+
+
 def start() -> TaskResult:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8))

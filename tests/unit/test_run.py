@@ -14,7 +14,7 @@ from torch import nn
 
 from fprune.compose import Pipeline, pruner, schedule, stage
 from fprune.config import Config
-from fprune.errors import ScheduleError, StageError
+from fprune.errors import ConfigTypeError, ScheduleError, StageError
 from fprune.masks import Masks
 from fprune.model import Model
 from fprune.records import Goal, TaskResult
@@ -304,6 +304,22 @@ def test_a_stored_run_goes_on_where_it_stopped() -> None:
         pass
     assert list(pipeline.stream(toys.net(), 0.6, store=store)) == whole[2:]
     assert store.kept == whole
+    assert list(pipeline.stream(toys.net(), 0.6, store=store)) == []
+    assert pipeline.run(toys.net(), 0.6, store=store) == whole[-1]
+
+
+def test_a_store_is_one() -> None:
+    with pytest.raises(ConfigTypeError, match="store: expected an object with latest and commit, got 'runs/a'"):
+        (one_shot() | smallest()).stream(toys.net(), 0.5, store="runs/a")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [True, 0.5, "1"])
+def test_a_seed_is_an_int(seed: Any) -> None:
+    pipeline = one_shot() | smallest()
+    with pytest.raises(ConfigTypeError, match="seed: expected an int"):
+        pipeline.stream(toys.net(), 0.5, seed=seed)
+    with pytest.raises(ConfigTypeError, match="seed: expected an int"):
+        pipeline.stream(pipeline.run(toys.net(), 0.5), seed=seed)
 
 
 # ------------------------------------------------------------------------------------------------------------ purity

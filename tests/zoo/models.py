@@ -97,8 +97,8 @@ SHUFFLED = (
         IMAGE,
         keeps={"conv4": OUTPUT},
         grain={"conv2": 4},
-        barriers=("conv2d in conv3",),
-        notes="the four positions of a pixel are rows of conv2, and conv3 runs over positions",
+        barriers=("pixel_shuffle",),
+        notes="the four places of a pixel are rows of conv2, and their number is fixed",
     ),
     Case(
         "grouped_transposed",

@@ -18,7 +18,7 @@ def convolution(flow: Flow, node: Node, input: Ref, weight: Ref, bias: Ref | Non
         labels.unify(x[channel], w[1])
     else:
         group, within = labels.split(x[channel], [groups, len(w[1])])
-        group_out, _ = labels.split(w[0], [groups, len(w[0]) // groups])
+        group_out = labels.split(w[0], [groups, len(w[0]) // groups])[0]
         labels.unify(group, group_out)
         labels.unify(within, w[1])
     if bias is not None:
@@ -37,7 +37,7 @@ def transposed(flow: Flow, node: Node, input: Ref, weight: Ref, bias: Ref | None
     labels.unify(x[channel], w[0])
     out = w[1]
     if groups > 1:
-        group, _ = labels.split(x[channel], [groups, len(w[0]) // groups])
+        group = labels.split(x[channel], [groups, len(w[0]) // groups])[0]
         out = labels.merge([group, w[1]])
     if bias is not None:
         labels.unify(out, flow.dims(bias)[0])

@@ -1,4 +1,4 @@
-"""Normalisation: affine parameters follow their channels; statistics over channels are a place where removal can show."""
+"""Normalisation: affine parameters follow their channels; statistics over channels are where removal can show."""
 
 from typing import Any
 
@@ -28,9 +28,15 @@ def batch_norm(
 
 @rule("layer_norm", "rms_norm")
 def layer_norm(
-    flow: Flow, node: Node, input: Ref, normalized_shape: list[int], weight: Ref | None = None, bias: Ref | None = None, **_: Any
+    flow: Flow,
+    node: Node,
+    input: Ref,
+    normalized_shape: list[int],
+    weight: Ref | None = None,
+    bias: Ref | None = None,
+    **_: Any,
 ) -> Dims:
-    """Statistics run over the last dimensions: exact only while what is removed is zero, with the original width kept."""
+    """Statistics run over the last dimensions: exact only while what is removed is zero and the width is kept."""
     x, k = flow.dims(input), len(normalized_shape)
     for tensor in (weight, bias):
         if tensor is not None:
@@ -57,6 +63,6 @@ def group_norm(
     if num_groups == 1:
         flow.sink("norm", node, x[1], input, 1)
     elif num_groups < channels:
-        _, within = labels.split(x[1], [num_groups, channels // num_groups])
+        within = labels.split(x[1], [num_groups, channels // num_groups])[1]
         flow.freeze([within], node, "its statistics run over the channels of a group")
     return x

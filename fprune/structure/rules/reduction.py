@@ -32,14 +32,15 @@ def mean(flow: Flow, node: Node, self: Ref, dim: Any = None, **_: Any) -> Dims:
 
 
 @rule(
-    *"""softmax log_softmax cumsum cumprod sort argsort topk argmax argmin amax amin max min any all median logsumexp prod
-    std var var_mean std_mean norm linalg_vector_norm""".split()
+    *"""softmax log_softmax cumsum cumprod sort argsort topk argmax argmin amax amin max min any all median logsumexp
+    prod std var var_mean std_mean norm linalg_vector_norm""".split()
 )
 def along(flow: Flow, node: Node, dim: Any = None, **_: Any) -> Dims | list[Dims] | None:
     """The result depends on every index along the dimension: it is kept; the others pass."""
-    if len(node.inputs) > 1:  # max(a, b) is element-wise
+    first, *others = node.inputs
+    if others:  # max(a, b) is element-wise
         return flow.broadcast([flow.values[index] for index in node.inputs], node) if node.single else None
-    x = flow.dims(Ref(node.inputs[0]))
+    x = flow.dims(Ref(first))
     dims = reduced(dim, x)
     flow.freeze([x[d] for d in dims], node, "every index along this dimension matters")
     out = [without(flow, x, dims, index) for index in node.outs]
@@ -48,10 +49,11 @@ def along(flow: Flow, node: Node, dim: Any = None, **_: Any) -> Dims | list[Dims
 
 @rule(
     *"""max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool2d_with_indices upsample_nearest1d
-    upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d
-    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d
-    reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d""".split()
+    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool2d_with_indices
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d
+    upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_bilinear2d_aa
+    _upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+    replication_pad3d""".split()
 )
 def resample(flow: Flow, node: Node, **_: Any) -> Dims | list[Dims]:
     """Spatial dimensions are kept, channels pass."""

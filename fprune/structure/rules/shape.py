@@ -1,6 +1,7 @@
 """Operators that rearrange: views by common refinement, everything else by where the elements go."""
 
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import torch
@@ -182,7 +183,27 @@ def factory(flow: Flow, node: Node, **_: Any) -> Dims:
     return flow.kept(node.out)
 
 
-@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "flip", "repeat", "tile", "repeat_interleave", "diagonal", "roll")
+@rule("channel_shuffle")
+def channel_shuffle(flow: Flow, node: Node, self: Ref, groups: int) -> Dims:
+    """(group, place) becomes (place, group): whole groups go, or one place of every group."""
+    x = flow.dims(self)
+    group, place = flow.labels.split(x[1], [groups, len(x[1]) // groups])
+    return [x[0], flow.labels.merge([place, group]), *x[2:]]
+
+
+@rule("pixel_shuffle", "pixel_unshuffle")
+def pixel_shuffle(flow: Flow, node: Node, self: Ref, **factor: int) -> Dims:
+    """Channels and pixels pass; the places within a pixel are kept, since their number is the operator's factor."""
+    (r,) = factor.values()
+    x = flow.dims(self)
+    spread = [(x[-3], [-1, r, r])] if node.name == "pixel_shuffle" else [(x[-2], [-1, r]), (x[-1], [-1, r])]
+    for rows, (_, *sizes) in spread:
+        _, *within = flow.labels.split(rows, [len(rows) // prod(sizes), *sizes])
+        flow.freeze(within, node, "the places within a pixel stay")
+    return index_map(flow, node, self, lambda x: node.op(x, r))
+
+
+@rule("flip", "repeat", "tile", "repeat_interleave", "roll")
 def moved(flow: Flow, node: Node, **_: Any) -> Dims | None:
     """Pure index maps: found by running the operator on the elements' own indices."""
     sources = refs_in((node.args, dict(node.kwargs)))

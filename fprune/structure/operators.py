@@ -1,0 +1,72 @@
+"""What torch says about its operators: their schemas, their twins, and which act element by element."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from fprune.structure.graph import Node
+
+POINTWISE = frozenset(
+    """contiguous clone to _to_copy detach alias dropout feature_dropout alpha_dropout lift_fresh lift_fresh_copy
+    zeros_like ones_like full_like empty_like type_as copy relu relu6 silu gelu mish hardswish hardsigmoid hardtanh
+    leaky_relu elu selu celu softplus rrelu float_power where masked_fill lerp addcmul addcdiv fill zero logical_and
+    logical_or logical_not isin clamp square softshrink hardshrink log_sigmoid true_divide multiply subtract
+    divide""".split()
+)
+"""Operators that act element by element but do not carry torch's tag for it."""
+
+
+def is_pointwise(node: Node) -> bool:
+    """Whether a call acts element by element, under broadcasting: by torch's tag, else by name."""
+    tags = getattr(node.op, "tags", ())
+    return torch.Tag.pointwise in tags or node.name in POINTWISE
+
+
+def is_inplace(op: Callable[..., Any]) -> bool:
+    """Whether the operator writes its first argument."""
+    schema = _schema(op)
+    return schema is not None and schema.name.endswith("_") and schema.is_mutable
+
+
+def functional(op: Callable[..., Any]) -> Callable[..., Any]:
+    """The out-of-place form of an in-place operator; any other operator as it is."""
+    if not is_inplace(op):
+        return op
+    schema = _schema(op)
+    packet = getattr(torch.ops.aten, schema.name.split("::")[1].removesuffix("_"), None)
+    return getattr(packet, schema.overload_name or "default", op) if packet is not None else op
+
+
+def bind(op: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by their name in the operator's schema, defaults filled in."""
+    schema = _schema(op)
+    if schema is None:
+        return {**cast("dict[str, Any]", dict(enumerate(args))), **kwargs}
+    out: dict[str, Any] = {}
+    for i, argument in enumerate(schema.arguments):
+        if i < len(args):
+            out[argument.name] = args[i]
+        elif argument.name in kwargs:
+            out[argument.name] = kwargs[argument.name]
+        else:
+            out[argument.name] = argument.default_value if argument.has_default_value() else None
+    return out
+
+
+def _schema(op: Callable[..., Any]) -> Any:
+    """The schema of a torch operator, which has no public name; None for any other callable."""
+    return cast("Any", op)._schema if isinstance(op, OpOverload) else None
+
+
+def aten(name: str, overload: str = "default") -> Callable[..., Any]:
+    """An ATen operator by name."""
+    return getattr(getattr(torch.ops.aten, name), overload)
+
+
+def overwritten(value: Tensor, written: Tensor) -> Tensor:
+    """Stands for `value` after `written`, which shares its memory, was changed in place: the same tensor, read anew."""
+    del written
+    return value

@@ -1,0 +1,286 @@
+"""What is reported to be constant is constant, with that very value, for each operator and for random masked networks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fprune import Masks, Model, inputs
+from fprune.structure.constants import known
+from fprune.structure.graph import Graph, run
+from fprune.structure.known import Known, squeezed
+from fprune.structure.record import record
+from fprune.structure.transfer import TRANSFER
+from tests.unit.structure.operators import tensors
+from tests.zoo.drawn import Drawn, Program, programs
+
+
+class Partly(nn.Module):
+    """Channels of every sort: 0, a constant, a constant that varies over positions, and functions of the input.
+
+    `scale * x + shift` with some scales 0 is what a masked layer leaves behind.
+    """
+
+    def __init__(self, fn: Callable[..., Any], shape: tuple[int, ...], extra: tuple[tuple[int, ...], ...]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        channels = [-1, *(1 for _ in shape[1:])]
+        self.scale = nn.Parameter(torch.tensor([0, 0, 0, 0, 1.5, -2.0][: shape[0]], dtype=torch.float64).view(channels))
+        shift = torch.tensor([0, 0.5, -1.5, 0, 0.7, 0][: shape[0]], dtype=torch.float64).view(channels).repeat(1, *shape[1:])
+        shift[3] = torch.randn(shape[1:], generator=generator, dtype=torch.float64)
+        self.shift = nn.Parameter(shift)
+        self.operands = nn.ParameterList([torch.randn(s, generator=generator, dtype=torch.float64) for s in extra])
+        for param in self.operands:
+            param.data.flatten()[::3] = 0
+            if param.ndim > 1 and param.shape[1] == 6:
+                param.data[1, 4:] = 0  # an output that reads constants only
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fn(x * self.scale + self.shift, *self.operands)
+
+
+@attrs.frozen
+class Case:
+    """An operator on a partly constant `(2, *shape)`; `complete` if all that is constant has to be found."""
+
+    name: str
+    fn: Callable[..., Any]
+    shape: tuple[int, ...] = (6, 4)
+    extra: tuple[tuple[int, ...], ...] = ()
+    complete: bool = True
+
+
+IMAGE = (6, 4, 4)
+CASES = (
+    Case("relu", F.relu, complete=False),
+    Case("in place", lambda x: x.mul_(2).add_(1)),
+    Case("sigmoid", torch.sigmoid),
+    Case("hardtanh", F.hardtanh, complete=False),
+    Case("add", lambda x, y: x + y, extra=((6, 1),)),
+    Case("sub with a factor", lambda x, y: torch.sub(x, y, alpha=2), extra=((6, 4),)),
+    Case("where", lambda x, y: torch.where(y > 0, x, y), extra=((4,),), complete=False),
+    Case("clamp", lambda x: x.clamp(-1, 1), complete=False),
+    Case("masked_fill", lambda x, y: x.masked_fill(y > 0, 2.0), extra=((6, 4),), complete=False),
+    Case("lerp", lambda x, y: torch.lerp(x, y, 0.3), extra=((6, 4),)),
+    Case("log of 0", lambda x: torch.log(x.abs()), complete=False),
+    Case("dropout", lambda x: F.dropout(x, 0.5, False)),
+    Case("zeros_like", torch.zeros_like, complete=False),
+    Case("comparison", lambda x: (x > 100).double(), complete=False),
+    Case("mul", lambda x, y: x * y, extra=((6, 4),)),
+    Case("mul by itself", lambda x: x * x),
+    Case("mul by a reversed one", lambda x: x * x.flip(1)),
+    Case("mul by a number", lambda x: 3 * x),
+    Case("multiply", torch.multiply, extra=((4,),)),
+    Case("div", lambda x: x / (x.flip(1).abs() + 1)),
+    Case("div by a number", lambda x: x / 2),
+    Case("floor_div", lambda x: torch.div(x, x.abs() + 1, rounding_mode="floor"), complete=False),
+    Case("reciprocal", lambda x: 1 / (x.abs() + 1)),
+    Case("glu", lambda x: F.glu(x, 1)),
+    Case("prelu", F.prelu, extra=((6,),), complete=False),
+    Case("prelu, one slope", F.prelu, extra=((1,),), complete=False),
+    Case("linear", lambda x, w, b: F.linear(x, w, b), (6,), ((5, 6), (5,))),
+    Case("linear on the last", lambda x, w: F.linear(x.transpose(1, 2), w), extra=((5, 6),), complete=False),
+    Case("conv1d", lambda x, w, b: F.conv1d(x, w, b), extra=((3, 6, 2), (3,)), complete=False),
+    Case("conv2d", lambda x, w, b: F.conv2d(x, w, b), IMAGE, ((8, 6, 1, 1), (8,)), complete=False),
+    Case("conv2d, padded", lambda x, w: F.conv2d(x, w, padding=1), IMAGE, ((8, 6, 3, 3),), complete=False),
+    Case("conv2d, same", lambda x, w: F.conv2d(x, w, padding="same"), IMAGE, ((8, 6, 3, 3),), complete=False),
+    Case("conv2d, valid", lambda x, w: F.conv2d(x, w, padding="valid"), IMAGE, ((8, 6, 3, 3),), complete=False),
+    Case("depthwise", lambda x, w, b: F.conv2d(x, w, b, groups=6), IMAGE, ((6, 1, 3, 3), (6,)), complete=False),
+    Case("grouped", lambda x, w: F.conv2d(x, w, groups=3), IMAGE, ((9, 2, 1, 1),), complete=False),
+    Case("conv3d", lambda x, w: F.conv3d(x, w), (6, 2, 2, 2), ((3, 6, 1, 1, 1),), complete=False),
+    Case("transposed", lambda x, w, b: F.conv_transpose2d(x, w, b), IMAGE, ((6, 3, 2, 2), (3,)), complete=False),
+    Case("transposed, grouped", lambda x, w: F.conv_transpose2d(x, w, groups=3), IMAGE, ((6, 2, 2, 2),), complete=False),
+    Case("transposed 1d", lambda x, w: F.conv_transpose1d(x, w), extra=((6, 3, 2),), complete=False),
+    Case("transposed 3d", lambda x, w: F.conv_transpose3d(x, w), (6, 2, 2, 2), ((6, 3, 1, 1, 1),), complete=False),
+    Case("batch norm", lambda x, m, w, b: F.batch_norm(x, m, m * m + 1, w, b), extra=((6,),) * 3),
+    Case("batch norm, plain", lambda x, m: F.batch_norm(x, m, m * m + 1), (6,), ((6,),)),
+    Case("batch norm, training", lambda x: F.batch_norm(x, None, None, training=True), complete=False),
+    Case("layer norm", lambda x, w, b: F.layer_norm(x, (4,), w, b), extra=((4,), (4,)), complete=False),
+    Case("layer norm, plain", lambda x: F.layer_norm(x, (4,)), complete=False),
+    Case("layer norm of two", lambda x, w: F.layer_norm(x, (6, 4), w), extra=((6, 4),), complete=False),
+    Case("rms norm", lambda x, w: F.rms_norm(x, (4,), w), extra=((4,),), complete=False),
+    Case("group norm", lambda x, w, b: F.group_norm(x, 3, w, b), extra=((6,), (6,)), complete=False),
+    Case("instance norm", lambda x, w, b: F.instance_norm(x, None, None, w, b), extra=((6,), (6,)), complete=False),
+    Case("max pool", lambda x: F.max_pool2d(x, 2), IMAGE, complete=False),
+    Case("max pool 1d", lambda x: F.max_pool1d(x, 2), complete=False),
+    Case("average pool", lambda x: F.avg_pool2d(x, 2), IMAGE, complete=False),
+    Case("average pool, padded", lambda x: F.avg_pool2d(x, 3, 2, 1), IMAGE, complete=False),
+    Case("average pool, not counted", lambda x: F.avg_pool2d(x, 3, 2, 1, False, False), IMAGE, complete=False),
+    Case("adaptive pool", lambda x: F.adaptive_avg_pool2d(x, 2), IMAGE, complete=False),
+    Case("adaptive max pool", lambda x: F.adaptive_max_pool2d(x, 2), IMAGE, complete=False),
+    Case("upsampling", lambda x: F.interpolate(x, scale_factor=2), IMAGE, complete=False),
+    Case("bilinear", lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"), IMAGE, complete=False),
+    Case("pad", lambda x: F.pad(x, (1, 0)), complete=False),
+    Case("pad with a number", lambda x: F.pad(x, (1, 1), value=0.5), complete=False),
+    Case("pad by reflection", lambda x: F.pad(x, (1, 1), mode="reflect"), complete=False),
+    Case("cat", lambda x, y: torch.cat([x, y.expand(2, 3, 4)], 1), extra=((3, 4),)),
+    Case("cat along positions", lambda x: torch.cat([x, x.flip(1)], 2)),
+    Case("stack", lambda x: torch.stack([x, x], 1), complete=False),
+    Case("view", lambda x: x.view(2, 2, 3, 4)),
+    Case("reshape", lambda x: x.transpose(1, 2).reshape(2, 24)),
+    Case("flatten", lambda x: x.flatten(1)),
+    Case("unflatten", lambda x: x.unflatten(1, (2, 3))),
+    Case("unsqueeze and squeeze", lambda x: x.unsqueeze(1).squeeze()),
+    Case("permute", lambda x: x.permute(2, 0, 1)),
+    Case("movedim", lambda x: x.movedim(1, 2).mT),
+    Case("t", lambda x: x.t(), (6,)),
+    Case("split", lambda x: x.split([1, 5], 1)),
+    Case("split alike", lambda x: x.split(4, 1)),
+    Case("chunk", lambda x: x.chunk(2, 1)),
+    Case("tensor_split", lambda x: x.tensor_split(4, 1)),
+    Case("unbind", lambda x: x.unbind(1)),
+    Case("select", lambda x: x[:, 3]),
+    Case("slice", lambda x: x[:, 1::2]),
+    Case("narrow", lambda x: x.narrow(1, 2, 3)),
+    Case("expand", lambda x: x[:, None].expand(2, 3, 6, 4)),
+    Case("roll", lambda x: x.roll(2, 1)),
+    Case("flip", lambda x: x.flip(1, 2)),
+    Case("repeat", lambda x: x.repeat(1, 2, 1)),
+    Case("tile", lambda x: x.tile(1, 2, 1)),
+    Case("repeat_interleave", lambda x: x.repeat_interleave(2, 1)),
+    Case("pixel shuffle", lambda x: F.pixel_shuffle(x[:, 1:5], 2), IMAGE),
+    Case("pixel unshuffle", lambda x: F.pixel_unshuffle(x, 2), IMAGE),
+    Case("channel shuffle", lambda x: F.channel_shuffle(x, 3), IMAGE),
+    Case("mean", lambda x: x.mean((0, 2))),
+    Case("mean, kept", lambda x: x.mean(1, keepdim=True)),
+    Case("mean of all", lambda x: x.mean()),
+    Case("sum", lambda x: x.sum(2)),
+    Case("sum over the batch", lambda x: x.sum(0)),
+    Case("amax", lambda x: x.amax((0, 2)), complete=False),
+    Case("amin", lambda x: x.amin(-1, keepdim=True)),
+    Case("softmax, unknown to the analysis", lambda x: x.softmax(1), complete=False),
+    Case("embedding", lambda x, w: F.embedding(x.long().clamp(0, 2), w.clamp(0, 0)), extra=((3, 4),)),
+    Case("a random draw", lambda x: x[:, 1] * torch.bernoulli(torch.full_like(x[:, 1], 0.5)), complete=False),
+    Case("dropped for good", lambda x: F.dropout(x, 0.5, True), complete=False),
+)
+every = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+
+
+def executions(graph: Graph, values: dict[str, Tensor], shape: torch.Size, n: int = 3) -> list[dict[int, Tensor]]:
+    out = []
+    for seed in range(n):
+        x = (1 + 3 * seed) * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        start = {graph.inputs[0]: x, **graph.constants, **{i: values[name] for i, name in graph.tensors.items()}}
+        with torch.no_grad():
+            start = {index: value.clone() for index, value in start.items()}
+            out.append(run(graph, lambda node, args, kwargs: _real(node, args, kwargs), start))
+    return out
+
+
+def _real(node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """In-place operators write a copy, so that every value of the program can be looked at afterwards."""
+    args = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+    return node.op(*args, **({**kwargs, "device": "cpu"} if "device" in kwargs else kwargs))
+
+
+def contradictions(found: dict[int, Known], runs: list[dict[int, Tensor]], graph: Graph) -> list[str]:
+    """Calls with an element that is said to be constant and is not, or has another value."""
+    wrong: list[str] = []
+    for node in graph.nodes:
+        for index in node.outs:
+            k = found[index]
+            assert k.taint.ndim == k.value.ndim == len(k.shape), str(node)
+            fixed = ~k.taint.expand(k.shape)
+            for env in runs:
+                off = (env[index].double() - k.value.expand(k.shape).double()).abs()
+                same = (off < 1e-9) | (env[index] == k.value.expand(k.shape)) | env[index].isnan()
+                if (fixed & ~same).any():
+                    wrong.append(str(node))
+    return wrong
+
+
+def analysed(case: Case) -> tuple[Graph, dict[int, Known], list[dict[int, Tensor]]]:
+    torch.manual_seed(0)
+    model = Model.from_module(Partly(case.fn, case.shape, case.extra))
+    x = torch.zeros(2, *case.shape, dtype=torch.float64)
+    graph = record(model, inputs(x))
+    found = known(graph, tensors(model))
+    torch.manual_seed(1)
+    return graph, found, executions(graph, tensors(model), x.shape)
+
+
+@every
+def test_untainted_means_constant(case: Case) -> None:
+    graph, found, runs = analysed(case)
+    assert contradictions(found, runs, graph) == []
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.complete], ids=lambda c: c.name)
+def test_all_that_is_constant_is_found(case: Case) -> None:
+    """Where the operator brings in no constants of its own."""
+    graph, found, runs = analysed(case)
+    some = False
+    for index in graph.outputs:
+        constant = (runs[0][index] == runs[1][index]) & (runs[0][index] == runs[2][index])
+        assert torch.equal(~found[index].taint.expand(found[index].shape), constant)
+        some = some or bool(constant.any())
+    assert some or case.name in ("mean, kept", "mean of all")
+
+
+def test_every_transfer_is_tried() -> None:
+    tried = {node.name for case in CASES for node in analysed(case)[0].nodes}
+    aliases = set(
+        """divide true_divide max_pool3d avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d adaptive_max_pool1d
+        adaptive_max_pool3d upsample_nearest1d upsample_nearest3d upsample_linear1d upsample_bicubic2d upsample_trilinear3d
+        reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
+        constant_pad_nd concat concatenate _unsafe_view moveaxis swapaxes swapdims numpy_T broadcast_to max_pool2d
+        split_with_sizes""".split()
+    )
+    assert set(TRANSFER) - tried - aliases == set()
+
+
+@given(programs(), st.integers(0, 99), st.integers(0, 99))
+def test_random_masked_networks(program: Program, seed: int, draw: int) -> None:
+    model = Model.from_module(Drawn(program, seed))
+    generator = torch.Generator().manual_seed(draw)
+    masks = {}
+    for name, param in model.items():
+        if torch.rand((), generator=generator) < 0.7:
+            shape = [param.shape[0], *(1 for _ in param.shape[1:])]
+            masks[name] = (torch.rand(shape, generator=generator) < 0.5).expand(param.shape)
+    masked = model.replace(Masks(masks).apply(model))
+    graph = record(masked, inputs(torch.zeros(2, 4, 8, 8, dtype=torch.float64)))
+    found = known(graph, tensors(masked))
+    assert contradictions(found, executions(graph, tensors(masked), torch.Size((2, 4, 8, 8)), 2), graph) == []
+
+
+def test_nothing_is_drawn_from_the_global_generator() -> None:
+    model = Model.from_module(Partly(lambda x: x * torch.rand(6, 4, dtype=torch.float64), (6, 4), ()))
+    graph = record(model, inputs(torch.zeros(2, 6, 4, dtype=torch.float64)))
+    before = torch.get_rng_state()
+    known(graph, tensors(model))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_row_of_constants_takes_one_entry() -> None:
+    """Whatever the size of the image, a layer's output costs one entry a channel."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4), nn.MaxPool2d(2)).double().eval()
+    model = Model.from_module(net)
+    graph = record(model, inputs(torch.zeros(1, 3, 64, 64, dtype=torch.float64)))
+    found = known(graph, tensors(model))
+    assert all(found[node.out].taint.numel() <= 4 for node in graph.nodes)
+
+
+def test_along_a_dimension() -> None:
+    taint = torch.tensor([[False], [True], [False], [False]])
+    value = torch.tensor([[0.0, 0.0], [0.0, 0.0], [2.0, 2.0], [0.0, 1.0]])
+    along = Known(taint, value, (4, 2)).along(0)
+    assert along.zero.tolist() == [True, False, False, False]
+    assert along.taint.tolist() == [False, True, False, False]
+    assert along.constant.tolist() == [True, True, True, False]
+    assert along.value.tolist() == [0, 0, 2, 0]
+    across = Known(taint, value, (4, 2)).along(1)
+    assert across.taint.tolist() == [True, True] and not across.zero.any()
+
+
+def test_repeated_dimensions_are_cut() -> None:
+    tensor = torch.arange(3.0).view(1, 3, 1).expand(4, 3, 5)
+    assert squeezed(tensor).shape == (1, 3, 1)
+    assert squeezed(tensor.contiguous()).shape == (4, 3, 5)
