@@ -11,7 +11,7 @@ from fprune.layers import Layer
 from fprune.plan import Plan, Row
 from fprune.structure import Family, Structure
 
-__all__ = ["Axis", "axes", "outputs"]
+__all__ = ["Axis", "axes", "outputs", "staying"]
 
 Ints = NDArray[np.int64]
 
@@ -60,25 +60,19 @@ def axes(structure: Structure, plan: Plan) -> tuple[Axis, ...]:
     Raises:
         ConfigError: coupled layers ask for different amounts; a layer named exactly can lose nothing; no layer can.
     """
-    family_of = np.full(structure.labels, -1, np.int64)
-    for number, family in enumerate(structure.families):
-        family_of[family.labels] = number
-    grids = {
-        row.layer.weight: family_of[outputs(structure, row.layer)] for row in plan.rows if row.selected or row.excluded
-    }
-    held = {n for row in plan.rows if row.excluded for n in np.unique(grids[row.layer.weight]).tolist()}
-    covered = {row.layer.weight: np.zeros(row.layer.units, np.bool_) for row in plan.selected}
+    layout = _Layout.of(structure, plan)
     order = sorted(range(len(structure.families)), key=lambda n: (-structure.families[n].original, n))
+    covered = {row.layer.weight: np.zeros(row.layer.units, np.bool_) for row in plan.selected}
     found: dict[int, Axis] = {}
     for number in order:
-        users = [row for row in plan.selected if (grids[row.layer.weight] == number).any()]
-        hits = {row.layer.weight: (grids[row.layer.weight] == number).any(1) for row in users}
-        if not users or number in held or any((covered[name] & hit).any() for name, hit in hits.items()):
+        users = [row for row in plan.selected if (layout.grids[row.layer.weight] == number).any()]
+        hits = {row.layer.weight: (layout.grids[row.layer.weight] == number).any(1) for row in users}
+        if not users or number in layout.held or any((covered[name] & hit).any() for name, hit in hits.items()):
             continue
         for name, hit in hits.items():
             covered[name] |= hit
         found[number] = _axis(structure.families[number], users, {name: int(hit.sum()) for name, hit in hits.items()})
-    _refuse_idle(plan, covered, grids, held, structure)
+    _refuse_idle(structure, plan)
     return tuple(found[number] for number in sorted(found))
 
 
@@ -95,24 +89,69 @@ def _axis(family: Family, users: list[Row], hits: Mapping[str, int]) -> Axis:
     return Axis(family, channels, users[0].rule or 0, users[0].sparsity, min(caps, default=1.0))
 
 
-def _refuse_idle(
-    plan: Plan,
-    covered: Mapping[str, NDArray[np.bool_]],
-    grids: Mapping[str, Ints],
-    held: set[int],
-    structure: Structure,
-) -> None:
-    idle = [row for row in plan.selected if not covered[row.layer.weight].any()]
+def staying(structure: Structure, plan: Plan) -> dict[str, str]:
+    """Selected layers that keep channels whatever the amount, and why: seen before anything runs.
+
+    Args:
+        structure: the couplings.
+        plan: which layers the config selects and excludes.
+
+    Returns:
+        Layer name -> how many of its channels stay, and what keeps them.
+    """
+    layout = _Layout.of(structure, plan)
+    out: dict[str, str] = {}
+    for row in plan.selected:
+        grid = layout.grids[row.layer.weight]
+        kept = ~((grid >= 0) & ~np.isin(grid, list(layout.held))).any(1)
+        if kept.any():
+            count = "all" if kept.all() else f"{int(kept.sum())}"
+            out[row.layer.name] = f"{count} of its {len(grid)} channels stay: {layout.reason(row, plan)}"
+    return out
+
+
+@attrs.frozen(eq=False)
+class _Layout:
+    """Which family each output channel belongs to, and which families an excluded layer holds.
+
+    Args:
+        grids: weight name -> family of each label of each output channel, `(units, k)`; -1 where nothing can go.
+        held: families that reach an excluded layer.
+    """
+
+    grids: Mapping[str, Ints]
+    held: set[int]
+
+    @staticmethod
+    def of(structure: Structure, plan: Plan) -> "_Layout":
+        family_of = np.full(structure.labels, -1, np.int64)
+        for number, family in enumerate(structure.families):
+            family_of[family.labels] = number
+        rows = [row for row in plan.rows if row.selected or row.excluded]
+        grids = {row.layer.weight: family_of[outputs(structure, row.layer)] for row in rows}
+        held = {n for row in rows if row.excluded for n in np.unique(grids[row.layer.weight]).tolist() if n >= 0}
+        return _Layout(grids, held)
+
+    def reason(self, row: Row, plan: Plan) -> str:
+        """What keeps the channels of a layer."""
+        shared = set(np.unique(self.grids[row.layer.weight]).tolist()) & self.held
+        excluded = [
+            r.layer.name for r in plan.rows if r.excluded and not shared.isdisjoint(self.grids[r.layer.weight].flat)
+        ]
+        if excluded:
+            return f"it is coupled to {', '.join(map(repr, excluded))}, which the rules exclude"
+        return "they reach the model's output or an operation that keeps them"
+
+
+def _refuse_idle(structure: Structure, plan: Plan) -> None:
+    stay = {name: why for name, why in staying(structure, plan).items() if why.startswith("all ")}
+    idle = [row for row in plan.selected if row.layer.name in stay]
     named = [row for row in idle if row.named]
     if not named and len(idle) < len(plan.selected):
         return
     row = (named or idle)[0]
-    coupled = set(np.unique(grids[row.layer.weight]).tolist()) & held - {-1}
-    excluded = [r.layer.name for r in plan.rows if r.excluded and not coupled.isdisjoint(grids[r.layer.weight].flat)]
-    barriers = [str(b) for b in structure.barriers]
-    why = "its channels reach the model's output or an operation that keeps them"
-    hint = "exclude it, or prune it with another allocation" + (f"; kept by {barriers[0]}" if barriers else "")
-    if coupled:
-        why = f"it is coupled to a layer that the rules exclude ({', '.join(map(repr, excluded))})"
-        hint = "exclude it too, or include those layers"
-    raise ConfigError(f"rule {row.rule}: {row.layer.name!r} can lose no channel: {why}", hint=hint)
+    barriers = f"; kept by {structure.barriers[0]}" if structure.barriers else ""
+    raise ConfigError(
+        f"rule {row.rule}: {row.layer.name!r} can lose no channel: {stay[row.layer.name]}",
+        hint=f"exclude it, include what it is coupled to, or prune it with another allocation{barriers}",
+    )

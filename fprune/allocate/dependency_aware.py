@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fprune.allocate.axes import Axis, axes, outputs
+from fprune.allocate.axes import Axis, axes, outputs, staying
 from fprune.allocate.budget import refuse_over_bound, removals
 from fprune.allocate.needing import needing
 from fprune.config import Config
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-@needing("example_inputs", "structure")
+@needing("example_inputs", "structure", foresees=staying)
 def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config: Config) -> Masks:
     """Remove whole units: a filter with its bias, the norm's entries, the filters added to it, the weights reading it.
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from fprune.config import Config
 from fprune.criteria import Criterion
 from fprune.masks import Masks
+from fprune.plan import Plan
+from fprune.structure import Structure
 
 __all__ = ["Needing", "needing"]
 
@@ -17,11 +19,17 @@ __all__ = ["Needing", "needing"]
 class Needing:
     """An allocation with a declaration of what it needs; called, printed and compared like the function it wraps."""
 
-    def __init__(self, fn: Callable[[Criterion, Mapping[str, Tensor], Config], Masks], needs: frozenset[str]) -> None:
+    def __init__(
+        self,
+        fn: Callable[[Criterion, Mapping[str, Tensor], Config], Masks],
+        needs: frozenset[str],
+        foresees: Callable[[Structure, Plan], Mapping[str, str]] | None,
+    ) -> None:
         """Wrap a function."""
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.needs = needs
+        self.foresees = foresees
 
     def __call__(self, criterion: Criterion, params: Mapping[str, Tensor], config: Config, /) -> Masks:
         """Allocate."""
@@ -40,7 +48,9 @@ class Needing:
         return self.fn.__qualname__  # the name leads to this wrapper, not to the function inside
 
 
-def needing(*what: str) -> Callable[[Callable[[Criterion, Mapping[str, Tensor], Config], Masks]], Needing]:
+def needing(
+    *what: str, foresees: Callable[[Structure, Plan], Mapping[str, str]] | None = None
+) -> Callable[[Callable[[Criterion, Mapping[str, Tensor], Config], Masks]], Needing]:
     """Declare what an allocation wants besides parameters; a pruner that takes it wants the same.
 
     Examples:
@@ -52,5 +62,6 @@ def needing(*what: str) -> Callable[[Callable[[Criterion, Mapping[str, Tensor], 
 
     Args:
         what: drawn from `masks`, `score`, `example_inputs`, `structure`.
+        foresees: says of a structure and a plan which selected layers will not lose what was asked, and why.
     """
-    return lambda fn: Needing(fn, frozenset(what))
+    return lambda fn: Needing(fn, frozenset(what), foresees)

@@ -99,6 +99,11 @@ class Call:
         values = (self.fn, self.factory, *self.args, *(v for _, v in self.kwargs))
         return frozenset[str]().union(*(declared(value, "needs") for value in values))
 
+    def foresees(self, structure: Any, plan: Any) -> dict[str, str]:
+        """What its arguments say of the layers that will not lose what a plan asks of them: layer -> why."""
+        tellers = (getattr(value, "foresees", None) for value in (*self.args, *(v for _, v in self.kwargs)))
+        return {name: why for tell in tellers if callable(tell) for name, why in tell(structure, plan).items()}
+
     @property
     def gives(self) -> frozenset[str]:
         """What is there after the call, e.g. `masks`."""

@@ -14,6 +14,7 @@ from fprune.records import Goal, TaskResult
 from fprune.tables import html_table, text_table
 
 _ROUNDS = ("round", "removes", "starts from", "final")
+_STAYING = ("layer", "why")
 _STAGES = ("stage", "needs", "gives", "does")
 
 
@@ -29,6 +30,7 @@ class Explanation:
         plan: which layers the config selects.
         stages: expression, needs, gives and one line for each stage.
         structure: what lives and dies together, when a stage needs it.
+        staying: selected layers that will not lose what the plan asks, and why.
     """
 
     pipeline: str
@@ -37,6 +39,7 @@ class Explanation:
     plan: Plan
     stages: tuple[tuple[str, str, str, str], ...]
     structure: Any = attrs.field(default=None, eq=False)
+    staying: tuple[tuple[str, str], ...] = ()
 
     @property
     def rounds(self) -> tuple[tuple[str, str, str, str], ...]:
@@ -47,6 +50,8 @@ class Explanation:
     def __str__(self) -> str:
         rounds = text_table(_ROUNDS, self.rounds, title="Rounds, sparsity measured on the original model")
         parts = [self.pipeline, rounds, text_table(_STAGES, self.stages, title="Each round"), str(self.plan)]
+        if self.staying:
+            parts.append(text_table(_STAYING, self.staying, title="Not as asked"))
         return "\n\n".join(parts if self.structure is None else [*parts, str(self.structure)])
 
     def __repr__(self) -> str:
@@ -56,7 +61,9 @@ class Explanation:
     def _repr_html_(self) -> str:
         rounds = html_table(_ROUNDS, self.rounds, title=self.pipeline)
         shown: list[Any] = [self.plan] if self.structure is None else [self.plan, self.structure]
-        return rounds + html_table(_STAGES, self.stages, title="Each round") + "".join(x._repr_html_() for x in shown)
+        staying = html_table(_STAYING, self.staying, title="Not as asked") if self.staying else ""
+        stages = html_table(_STAGES, self.stages, title="Each round")
+        return rounds + stages + staying + "".join(x._repr_html_() for x in shown)
 
 
 def explained(pipeline: str, schedule: Foresight, stage: Stage, start: TaskResult) -> Explanation:
@@ -66,7 +73,12 @@ def explained(pipeline: str, schedule: Foresight, stage: Stage, start: TaskResul
     if any("structure" in call.needs for call in stage.calls):
         with isolated():
             structure = ensure_structure(start).structure
-    return Explanation(pipeline, tuple(goals), complete, start.task.plan, tuple(_stage_rows(stage)), structure)
+    plan = start.task.plan
+    told = (
+        {} if structure is None else {k: v for call in stage.calls for k, v in call.foresees(structure, plan).items()}
+    )
+    rows = tuple(_stage_rows(stage))
+    return Explanation(pipeline, tuple(goals), complete, plan, rows, structure, tuple(told.items()))
 
 
 def _stage_rows(stage: Stage) -> Sequence[tuple[str, str, str, str]]:

@@ -63,7 +63,10 @@ def pruned(call: Call, state: TaskResult, seed: int) -> TaskResult:
     masks = state.masks & found  # what is gone stays gone
     _refuse_emptied(call, masks, state.model)
     changed = masks.apply({name: state.model[name] for name in masks})
-    return state.replace(model=state.model.replace(params=changed), masks=masks)
+    plan = scope.plan(state.goal.config)
+    told = call.foresees(state.structure, plan) if "structure" in call.needs else {}
+    notes = tuple(note for name, why in told.items() if (note := f"{name}: {why}") not in state.notes)
+    return state.replace(model=state.model.replace(params=changed), masks=masks, notes=(*state.notes, *notes))
 
 
 def pure_masks(

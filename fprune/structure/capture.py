@@ -28,8 +28,8 @@ from fprune.structure.shapes import SHAPES
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
 _READS_DATA = frozenset(
-    """_local_scalar_dense item is_nonzero nonzero nonzero_numpy argwhere equal allclose masked_select _unique2 unique_dim
-    unique_consecutive bincount""".split()
+    """_local_scalar_dense item is_nonzero nonzero nonzero_numpy argwhere equal allclose masked_select _unique2
+    unique_dim unique_consecutive bincount""".split()
 )
 
 

@@ -25,9 +25,9 @@ def ghost_rms_norm(x: Tensor, weight: Tensor | None, width: int, eps: float | No
     return _scaled(x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) / width + eps), weight, None, -1)
 
 
-def ghost_mean(x: Tensor, dims: list[int], keepdim: bool, divisor: int) -> Tensor:
-    """Mean over dimensions of which zero slices were removed."""
-    return x.sum(dims, keepdim=keepdim) / divisor
+def ghost_mean(x: Tensor, dims: list[int], keepdim: bool, stored: float) -> Tensor:
+    """Mean over dimensions of which zero slices were removed, all but the fraction `stored`."""
+    return x.mean(dims, keepdim=keepdim) * stored
 
 
 def _standardised(x: Tensor, dims: tuple[int, ...], count: int, eps: float) -> Tensor:

@@ -10,11 +10,11 @@ from torch._ops import OpOverload
 from fprune.structure.graph import Node
 
 POINTWISE = frozenset(
-    """contiguous clone to _to_copy detach alias dropout feature_dropout alpha_dropout lift_fresh lift_fresh_copy
-    zeros_like ones_like full_like empty_like type_as copy relu relu6 silu gelu mish hardswish hardsigmoid hardtanh
-    leaky_relu elu selu celu softplus rrelu float_power where masked_fill lerp addcmul addcdiv fill zero logical_and
-    logical_or logical_not isin clamp square softshrink hardshrink log_sigmoid true_divide multiply subtract
-    divide""".split()
+    """contiguous clone to _to_copy detach alias dropout feature_dropout alpha_dropout feature_alpha_dropout lift_fresh
+    lift_fresh_copy zeros_like ones_like full_like empty_like type_as copy relu relu6 silu gelu mish hardswish
+    hardsigmoid hardtanh leaky_relu elu selu celu softplus rrelu float_power where masked_fill lerp addcmul addcdiv fill
+    zero logical_and logical_or logical_not isin clamp square softshrink hardshrink log_sigmoid true_divide multiply
+    subtract divide""".split()
 )
 """Operators that act element by element but do not carry torch's tag for it."""
 

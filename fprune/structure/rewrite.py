@@ -231,8 +231,8 @@ def _mean(cut: Cut, node: Node, self: Ref, dim: Any = None, keepdim: bool = Fals
     dims = list(range(len(old))) if dim is None else [d % len(old) for d in ([dim] if isinstance(dim, int) else dim)]
     if all(cut.kept(self, d).all() for d in dims):
         return node
-    divisor = bound.get("divisor", math.prod(old[d] for d in dims))
-    return replaced(node, ghost_mean, self=self, dim=dims, keepdim=keepdim, divisor=divisor)
+    stored = bound.get("stored", 1.0) * math.prod(cut.shape(self)[d] / old[d] for d in dims)
+    return replaced(node, ghost_mean, self=self, dim=dims, keepdim=keepdim, stored=stored)
 
 
 def compacted(cut: Cut, biases: Mapping[int, tuple[str, int | None]]) -> Structure:

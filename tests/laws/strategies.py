@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import fprune
 from fprune import (
+    Config,
+    Masks,
     Pipeline,
     Schedule,
     Stage,
@@ -33,6 +35,8 @@ from fprune import (
     speed_up,
     tap,
 )
+from fprune.layers import unit_mask
+from fprune.scope import Scope
 
 
 class Residual(nn.Module):
@@ -212,13 +216,25 @@ def look(result: fprune.TaskResult) -> None:
     """Looks at a result and says nothing."""
 
 
+@fprune.pruner
+def fickle(params: Scope, config: Config) -> Masks:
+    """Masks one other channel of each layer at each sparsity, and forgets what it masked before."""
+    rows = params.plan(config).selected
+    chosen = {
+        row.layer: torch.arange(row.layer.units) != int(100 * (row.sparsity or 0)) % row.layer.units for row in rows
+    }
+    return Masks({layer.weight: unit_mask(keep, layer) for layer, keep in chosen.items()})
+
+
 rounds = st.integers(1, 3)
 schedules: st.SearchStrategy[Schedule] = st.one_of(
     st.just(one_shot()), st.builds(linear, rounds), st.builds(agp, rounds), st.builds(lottery, rounds)
 )
 
 element_pruners: st.SearchStrategy[Stage] = st.sampled_from([level(), level(globally), random()])
-layer_pruners: st.SearchStrategy[Stage] = st.sampled_from([l1(), l2(), l1(globally), fpgm()])
+layer_pruners: st.SearchStrategy[Stage] = st.sampled_from(
+    [l1(), l2(), l1(globally), fpgm(), random(granularity="channel"), fickle()]
+)
 coupled_pruners: st.SearchStrategy[Stage] = st.sampled_from(
     [l1(dependency_aware), l2(dependency_aware), fpgm(dependency_aware)]
 )

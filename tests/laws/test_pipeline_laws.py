@@ -306,6 +306,15 @@ def test_every_round_removes_exactly_what_its_goal_asks(data: st.DataObject) -> 
             assert realised.removed == asked, f"{row.layer.name}: {realised} where {asked} were asked for"
 
 
+def test_the_count_does_not_suffer_from_rounding() -> None:
+    net = nn.Sequential(nn.Linear(3, 100), nn.ReLU(), nn.Linear(100, 2))
+    assert int(0.29 * 100) == 28, "the product that a plain int() gets wrong"
+    for pruner in (l1(), l1(dependency_aware), random(granularity="channel")):
+        config = [{"op_names": ["0"], "sparsity": 0.29}]
+        report = (agp(2) | pruner).run(net, config, example_inputs=(torch.ones(1, 3),)).report
+        assert report.channels["0.weight"].removed == 29
+
+
 # L14: compacting every round and compacting at the end are the same.
 
 

@@ -311,13 +311,13 @@ def test_without_ties_any_renaming_renames_masks(pruner: Pruner, allocation: Spr
 
 
 @every_pair
-@given(model=models, power=st.sampled_from([-20, -6, -1, 1, 8]))
+@given(model=models)
 @several
-def test_a_scale_of_two_to_the_k_makes_no_difference(
-    pruner: Pruner, allocation: Spread, model: Model, power: int
-) -> None:
-    scaled = model.replace(params={name: value * 2.0**power for name, value in model.items()})
-    assert found(pruner, allocation, scaled, 0.5) == found(pruner, allocation, model, 0.5)
+def test_a_scale_of_two_to_the_k_makes_no_difference(pruner: Pruner, allocation: Spread, model: Model) -> None:
+    plain = found(pruner, allocation, model, 0.5)
+    for power in (-20, -6, -1, 1, 8):
+        scaled = model.replace(params={name: value * 2.0**power for name, value in model.items()})
+        assert found(pruner, allocation, scaled, 0.5) == plain
 
 
 @every_pair

@@ -90,7 +90,12 @@ CONTRACTION = (
     case("padding same", IMAGE, (6, 4, 3, 3), fn=lambda x, w: F.conv2d(x, w, padding="same"), free=12),
     case("transposed", IMAGE, (4, 6, 2, 2), (6,), fn=F.conv_transpose2d, free=12),
     case(
-        "transposed, grouped", IMAGE, (4, 3, 2, 2), (6,), fn=lambda *a: F.conv_transpose2d(*a, stride=2, groups=2), free=9
+        "transposed, grouped",
+        IMAGE,
+        (4, 3, 2, 2),
+        (6,),
+        fn=lambda *a: F.conv_transpose2d(*a, stride=2, groups=2),
+        free=9,
     ),
     case("transposed 1d", (2, 4, 5), (4, 6, 2), fn=F.conv_transpose1d, free=12),
     case("transposed 3d", (2, 4, 2, 2, 2), (4, 6, 2, 2, 2), fn=F.conv_transpose3d, free=12),
@@ -114,7 +119,9 @@ NORMS = (
     case("layer norm of two", (2, 3, 6), fn=lambda x: F.layer_norm(x, (3, 6)), free=2, barrier="several dimensions"),
     case("rms norm", (2, 3, 6), (6,), fn=lambda x, w: F.rms_norm(x, (6,), w, 1e-3), free=11),
     case("group norm, one", (2, 6, 3), (6,), (6,), fn=lambda x, w, b: F.group_norm(x, 1, w, b), free=8),
-    case("group norm", (2, 6, 3), (6,), (6,), fn=lambda x, w, b: F.group_norm(x, 3, w, b), free=5, barrier="of a group"),
+    case(
+        "group norm", (2, 6, 3), (6,), (6,), fn=lambda x, w, b: F.group_norm(x, 3, w, b), free=5, barrier="of a group"
+    ),
     case("group norm, each", (2, 6, 3), (6,), (6,), fn=lambda x, w, b: F.group_norm(x, 6, w, b), free=8),
 )
 REDUCTION = (

@@ -62,7 +62,9 @@ def replayed(net: nn.Module, *args: Any) -> list[Tensor]:
 
 
 def test_operators_are_recorded_whole() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.LayerNorm(36), nn.Linear(36, 2))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.LayerNorm(36), nn.Linear(36, 2)
+    )
     graph = graph_of(net, torch.zeros(1, 3, 5, 5))
     assert names(graph) == ["conv2d", "batch_norm", "gelu", "flatten", "layer_norm", "linear"]
     assert [node.module for node in graph.nodes] == ["0", "1", "2", "3", "4", "5"]
@@ -223,7 +225,9 @@ def hooks() -> tuple[int, ...]:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_of_the_callers_changes(fails: bool) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(5 if fails else 36, 2))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(5 if fails else 36, 2)
+    )
     net.train()
     x = torch.randn(2, 3, 5, 5)
     before, kept, rng, found = snapshot(net), x.clone(), torch.get_rng_state(), hooks()

@@ -32,7 +32,11 @@ class Partly(nn.Module):
         generator = torch.Generator().manual_seed(1)
         channels = [-1, *(1 for _ in shape[1:])]
         self.scale = nn.Parameter(torch.tensor([0, 0, 0, 0, 1.5, -2.0][: shape[0]], dtype=torch.float64).view(channels))
-        shift = torch.tensor([0, 0.5, -1.5, 0, 0.7, 0][: shape[0]], dtype=torch.float64).view(channels).repeat(1, *shape[1:])
+        shift = (
+            torch.tensor([0, 0.5, -1.5, 0, 0.7, 0][: shape[0]], dtype=torch.float64)
+            .view(channels)
+            .repeat(1, *shape[1:])
+        )
         shift[3] = torch.randn(shape[1:], generator=generator, dtype=torch.float64)
         self.shift = nn.Parameter(shift)
         self.operands = nn.ParameterList([torch.randn(s, generator=generator, dtype=torch.float64) for s in extra])
@@ -96,7 +100,9 @@ CASES = (
     Case("grouped", lambda x, w: F.conv2d(x, w, groups=3), IMAGE, ((9, 2, 1, 1),), complete=False),
     Case("conv3d", lambda x, w: F.conv3d(x, w), (6, 2, 2, 2), ((3, 6, 1, 1, 1),), complete=False),
     Case("transposed", lambda x, w, b: F.conv_transpose2d(x, w, b), IMAGE, ((6, 3, 2, 2), (3,)), complete=False),
-    Case("transposed, grouped", lambda x, w: F.conv_transpose2d(x, w, groups=3), IMAGE, ((6, 2, 2, 2),), complete=False),
+    Case(
+        "transposed, grouped", lambda x, w: F.conv_transpose2d(x, w, groups=3), IMAGE, ((6, 2, 2, 2),), complete=False
+    ),
     Case("transposed 1d", lambda x, w: F.conv_transpose1d(x, w), extra=((6, 3, 2),), complete=False),
     Case("transposed 3d", lambda x, w: F.conv_transpose3d(x, w), (6, 2, 2, 2), ((6, 3, 1, 1, 1),), complete=False),
     Case("batch norm", lambda x, m, w, b: F.batch_norm(x, m, m * m + 1, w, b), extra=((6,),) * 3),

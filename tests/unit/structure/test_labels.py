@@ -145,9 +145,7 @@ def test_two_factorisations_of_one_dimension() -> None:
     whole = labels.fresh(6)
     first, second = labels.split(whole, [2, 3]), labels.split(whole, [3, 2])
     rows = [whole, *first, *second]
-    assert implied(
-        labels, rows, lambda kept: kept(whole) == kept(labels.merge(first)) == kept(labels.merge(second))
-    )
+    assert implied(labels, rows, lambda kept: kept(whole) == kept(labels.merge(first)) == kept(labels.merge(second)))
 
 
 def test_a_product_equal_to_another() -> None:
@@ -175,7 +173,9 @@ def test_a_label_that_would_contain_itself_collapses() -> None:
     labels = Labels()
     a, b = labels.fresh(2), labels.fresh(2)
     labels.unify(a, np.concatenate([a[::-1], b], 1))
-    assert implied(labels, [a, b], lambda kept: kept(a) == [x and y for x, y in zip(kept(a[::-1]), kept(b), strict=True)])
+    assert implied(
+        labels, [a, b], lambda kept: kept(a) == [x and y for x, y in zip(kept(a[::-1]), kept(b), strict=True)]
+    )
 
 
 def test_more_factors_than_a_product_may_have() -> None:
