@@ -13,6 +13,7 @@ from torch import Tensor
 from fprune.criteria.precision import wide_dtype
 from fprune.errors import ConfigTypeError, ModelError, ScoreError
 from fprune.layers import Layer, unit_view
+from fprune.masks import zeroed
 from fprune.scope import Scope
 from fprune.tree import same
 
@@ -229,7 +230,7 @@ def _readable(scope: Scope, layer: Layer) -> Tensor:
         found = f"{layer.weight!r} is {weight.dtype} on {weight.device} with layout {weight.layout}"
         raise ModelError(f"{found}, expected dense floating point numbers", hint="materialise or exclude it")
     if layer.weight in scope.masks:
-        weight = torch.where(scope.alive(layer), weight, weight.new_zeros(()))
+        weight = zeroed(weight, scope.alive(layer))
     weight = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
     if not _all_finite(weight):
         raise ModelError(f"{layer.weight!r} has {_non_finite(weight)}", hint="fix the values or exclude the layer")

@@ -86,6 +86,8 @@ def _value(name: str, old: Tensor, after: Mapping[str, Tensor], mask: Tensor | N
             f"'{name}' is {_kind(new)}, expected {_kind(old)}",
             hint="train the module as it is; a cast for training is undone before returning",
         )
+    if new.device == old.device and torch.equal(new, old):  # as it was, so it is finite, zero under its mask, and ours
+        return old
     # The function may have kept the module, so its memory is not ours to hold on to.
     new = new.to(old.device, copy=True)
     if not _all_finite(new) and _all_finite(old):

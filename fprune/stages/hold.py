@@ -3,15 +3,12 @@
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fprune.intake import unwrapped
-from fprune.masks import Masks
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+from fprune.masks import Masks, bits_of
 
 
 @contextmanager
@@ -105,9 +102,3 @@ def zero_(tensor: Tensor, mask: Tensor) -> None:
         tensor.detach().masked_fill_(~mask, 0)
     else:
         bits.mul_(mask)
-
-
-def bits_of(tensor: Tensor) -> Tensor | None:
-    """The same memory as integers; None where no integers are as wide (complex128)."""
-    integers = _INTEGERS.get(tensor.element_size())
-    return None if integers is None else tensor.detach().view(integers)

@@ -26,7 +26,7 @@ from fprune.structure.provenance import Watch, trace_attributes
 from fprune.structure.shapes import SHAPES
 
 _TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_HERE = str(Path(__file__).parents[1])
 _READS_DATA = frozenset(
     """_local_scalar_dense item is_nonzero nonzero nonzero_numpy argwhere equal allclose masked_select _unique2
     unique_dim unique_consecutive bincount""".split()
@@ -143,6 +143,8 @@ class Recording(TorchDispatchMode):
                 raise NeedsData(f"{name} on the meta device")
         if name in SHAPES and args[0].is_meta and kwargs.get("dtype") is None:
             out = args[0].new_empty(SHAPES[name](tuple(args[0].shape), bind(func, args, kwargs)))
+        elif is_inplace(func) and args[0].is_meta and torch.Tag.pointwise in func.tags:
+            out = args[0]  # nothing to compute, and its shape stays
         else:
             out = func(*args, **kwargs)
         tensors = listed(out)

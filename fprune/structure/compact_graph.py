@@ -114,8 +114,8 @@ class _Emitter:
         names = list(node.bound)
         args = tuple(self._argument(node, names[i], value) for i, value in enumerate(node.args))
         kwargs = {name: self._argument(node, name, value) for name, value in node.kwargs.items()}
-        # torch leaves out defaults
-        modes = [name for op, name in _MODES if op == node.name and name in names[len(args) :]]
+        left_out = names[len(args) :]  # torch does not pass what has its default value
+        modes = [name for op, name in _MODES if op == node.name and name in left_out]
         kwargs.update({name: self._argument(node, name, node.bound[name]) for name in modes})
         made = self._out.call_function(node.op, args, kwargs)
         if node.single:

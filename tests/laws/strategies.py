@@ -218,11 +218,9 @@ def look(result: fprune.TaskResult) -> None:
 
 @fprune.pruner
 def fickle(params: Scope, config: Config) -> Masks:
-    """Masks one other channel of each layer at each sparsity, and forgets what it masked before."""
+    """Masks the first or second channel of each layer, as the sparsity has it, and forgets what it masked before."""
     rows = params.plan(config).selected
-    chosen = {
-        row.layer: torch.arange(row.layer.units) != int(100 * (row.sparsity or 0)) % row.layer.units for row in rows
-    }
+    chosen = {row.layer: torch.arange(row.layer.units) != int(100 * (row.sparsity or 0)) % 2 for row in rows}
     return Masks({layer.weight: unit_mask(keep, layer) for layer, keep in chosen.items()})
 
 

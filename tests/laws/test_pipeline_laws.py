@@ -25,6 +25,7 @@ from fprune import (
     finetune,
     l1,
     level,
+    linear,
     random,
     speed_up,
     tap,
@@ -243,6 +244,14 @@ def test_masks_only_shrink(data: st.DataObject) -> None:
 
 
 @given(st.data())
+def test_masks_shrink_although_a_pruner_forgets_them(data: st.DataObject) -> None:
+    case, config = problem(data)
+    first, *others = stream(linear(3) | s.fickle() | data.draw(s.fillers), case, config)
+    for result in others:
+        assert result.masks.shrinks(first.masks), f"round {result.index} kept something that an earlier round removed"
+
+
+@given(st.data())
 def test_pruned_weights_are_zero(data: st.DataObject) -> None:
     case, config = problem(data)
     for result in stream(data.draw(s.pipelines()), case, config):
@@ -306,7 +315,7 @@ def test_every_round_removes_exactly_what_its_goal_asks(data: st.DataObject) -> 
             assert realised.removed == asked, f"{row.layer.name}: {realised} where {asked} were asked for"
 
 
-def test_the_count_does_not_suffer_from_rounding() -> None:
+def test_counts_are_exactly_right_despite_rounding() -> None:
     net = nn.Sequential(nn.Linear(3, 100), nn.ReLU(), nn.Linear(100, 2))
     assert int(0.29 * 100) == 28, "the product that a plain int() gets wrong"
     for pruner in (l1(), l1(dependency_aware), random(granularity="channel")):

@@ -61,7 +61,7 @@ RESIDUAL = (
         "resnet20_padded",
         lambda: residual.ResNet20(8, padded=True),
         IMAGE,
-        barriers=("pad",),
+        barriers=("pad", "whose size is fixed"),
         grain=bundles(33, "conv1") | bundles(33, "layer1.{0}.conv2 layer2.{0}.conv2 layer3.{0}.conv2", range(3)),
         notes="zeros padded along the channels: the residual stream may be kept whole",
     ),
@@ -108,7 +108,9 @@ SHUFFLED = (
         exclude=("conv3",),
         grain={"*": 2},
     ),
-    Case("square_shuffle", shuffled.SquareShuffle, IMAGE, grain={"conv1": 4}),
+    Case(
+        "square_shuffle", shuffled.SquareShuffle, IMAGE, grain={"conv1": 4}, same_class=False, notes="whole groups go"
+    ),
     Case("narrow_branch", shuffled.NarrowBranch, IMAGE, same_class=False, notes="the sizes of the split are literals"),
     Case("unequal_split", shuffled.UnequalSplit, IMAGE, same_class=False, notes="the sizes of the split are literals"),
 )
@@ -135,7 +137,7 @@ WALLS = (
     walled("sort_wall", walls.SortWall, "sort"),
     walled("fourier_wall", walls.FourierWall, "fft"),
     walled("softmax_wall", walls.SoftmaxWall, "softmax"),
-    walled("inverse_wall", walls.InverseWall, "inv|eye"),
+    walled("inverse_wall", walls.InverseWall, "whose size is fixed"),
     walled("cumsum_wall", walls.CumsumWall, "cumsum"),
     walled("opaque_wall", walls.OpaqueWall, "rolled"),
     Case("custom_function", walls.CustomFunction, IMAGE, notes="no wall: export sees through the function"),

@@ -68,7 +68,8 @@ def test_an_excluded_partner_keeps_the_family() -> None:
 def test_a_named_layer_whose_partner_is_excluded() -> None:
     rules = [{"op_names": ["conv1"], "sparsity": 0.5}, {"op_names": ["conv3", "conv2"], "exclude": True}]
     with pytest.raises(
-        ConfigError, match="rule 0: 'conv1' can lose no channel: all of its 8 channels stay: it is coupled to 'conv3', which"
+        ConfigError,
+        match="rule 0: 'conv1' can lose no channel: all of its 8 channels stay: it is coupled to 'conv3', which",
     ) as caught:
         found(residual(), rules)
     assert "exclude it, include what it is coupled to" in str(caught.value)
@@ -77,7 +78,7 @@ def test_a_named_layer_whose_partner_is_excluded() -> None:
 
 def test_coupled_layers_that_ask_for_different_amounts() -> None:
     rules = [{"op_types": ["Conv2d"], "sparsity": 0.5}, {"op_names": ["conv3"], "sparsity": 0.25}]
-    with pytest.raises(ConfigError, match="'conv1': 0.5 .rule 0., 'conv3': 0.25 .rule 1."):
+    with pytest.raises(ConfigError, match=r"'conv1': 0.5 .rule 0., 'conv3': 0.25 .rule 1."):
         found(residual(), rules)
     with pytest.raises(ConfigError, match="ask for different amounts"):
         found(residual(), [{"op_types": ["Conv2d"], "sparsity": 0.5}, {"op_names": ["conv3"], "total_sparsity": 0.5}])
@@ -90,7 +91,7 @@ def test_the_same_amount_by_two_rules_is_no_conflict() -> None:
 
 
 def test_a_named_output_layer_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'fc' can lose no channel.*reach the model's output") as caught:
+    with pytest.raises(ConfigError, match=r"'fc' can lose no channel.*reach the model's output") as caught:
         found(residual(), [{"op_types": ["Conv2d"], "sparsity": 0.5}, {"op_names": ["fc"], "sparsity": 0.5}])
     assert "hint: exclude it" in str(caught.value)
 

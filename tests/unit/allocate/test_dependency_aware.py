@@ -108,7 +108,7 @@ def test_a_total_out_of_reach_says_what_is_in_reach() -> None:
     config: list[dict[str, Any]] = [
         {"op_types": ["Conv2d"], "total_sparsity": 0.9, "max_sparsity_per_layer": {"conv1": 0.5, "conv2": 0.5}}
     ]
-    with pytest.raises(ConfigError, match="total_sparsity 0.9 is out of reach") as caught:
+    with pytest.raises(ConfigError, match=r"total_sparsity 0.9 is out of reach") as caught:
         masks_of(residual(), config)
     most = float(str(caught.value).split("at most ")[1].split(",")[0])
     config[0]["total_sparsity"] = most
@@ -118,7 +118,7 @@ def test_a_total_out_of_reach_says_what_is_in_reach() -> None:
 def test_a_sparsity_over_its_own_bound_names_the_rule() -> None:
     rules: list[dict[str, Any]] = [{"op_names": ["conv2"], "total_sparsity": 0.1}]
     rules += [{"op_names": ["conv1"], "sparsity": 0.5, "max_sparsity_per_layer": {"conv1": 0.25}}]
-    with pytest.raises(ConfigError, match="rule 1: sparsity 0.5 of 'conv1' is more than its bound 0.25"):
+    with pytest.raises(ConfigError, match=r"rule 1: sparsity 0.5 of 'conv1' is more than its bound 0.25"):
         masks_of(residual(), rules)
 
 

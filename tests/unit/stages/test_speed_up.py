@@ -111,7 +111,7 @@ def test_repr_and_needs() -> None:
 
 def test_a_structure_of_another_kind_is_refused() -> None:
     result = masked()
-    with pytest.raises(StageError, match="expected a fprune.structure.Structure, found str"):
+    with pytest.raises(StageError, match=r"expected a fprune.structure.Structure, found str"):
         speed_up()(result.replace(structure="of sand"))
 
 

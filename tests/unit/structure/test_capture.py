@@ -139,7 +139,7 @@ def test_a_view_changed_in_place_is_a_barrier() -> None:
 def test_branches_on_data_are_refused(branch: Callable[[Tensor], Tensor]) -> None:
     net = Written(lambda self, x: branch(self.a(x)), a=nn.Linear(3, 3))
     line = inspect.getsourcelines(branch)[1]
-    with pytest.raises(ModelError, match="depends on its data|computed from the inputs") as caught:
+    with pytest.raises(ModelError, match=r"depends on its data|computed from the inputs") as caught:
         graph_of(net, torch.ones(2, 3))
     assert f"{HERE}:" in str(caught.value) and "hint:" in str(caught.value)
     assert int(str(caught.value).split(f"{HERE}:")[1].split()[0]) >= line
@@ -206,7 +206,7 @@ def test_unknown_output_classes_are_refused() -> None:
             self.value = value
 
     net = Written(lambda self, x: Answer(self.a(x)), a=nn.Linear(3, 3))
-    with pytest.raises(StructureError, match="Answer.*no output"):
+    with pytest.raises(StructureError, match=r"Answer.*no output"):
         graph_of(net, torch.zeros(1, 3))
     with pytest.raises(StructureError, match="no tensor"):
         graph_of(Written(lambda self, x: 3), torch.zeros(1, 3))

@@ -1,4 +1,4 @@
-"""What is reported to be constant is constant, with that very value, for each operator and for random masked networks."""
+"""What is reported to be constant is constant, with that value: for each operator, and for masked networks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -233,11 +233,11 @@ def test_all_that_is_constant_is_found(case: Case) -> None:
 def test_every_transfer_is_tried() -> None:
     tried = {node.name for case in CASES for node in analysed(case)[0].nodes}
     aliases = set(
-        """divide true_divide max_pool3d avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d adaptive_max_pool1d
-        adaptive_max_pool3d upsample_nearest1d upsample_nearest3d upsample_linear1d upsample_bicubic2d upsample_trilinear3d
-        reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
-        constant_pad_nd concat concatenate _unsafe_view moveaxis swapaxes swapdims numpy_T broadcast_to max_pool2d
-        split_with_sizes""".split()
+        """divide true_divide max_pool3d avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d
+        adaptive_max_pool1d adaptive_max_pool3d upsample_nearest1d upsample_nearest3d upsample_linear1d
+        upsample_bicubic2d upsample_trilinear3d reflection_pad1d reflection_pad2d reflection_pad3d
+        replication_pad1d replication_pad2d replication_pad3d constant_pad_nd concat concatenate _unsafe_view
+        moveaxis swapaxes swapdims numpy_T broadcast_to max_pool2d split_with_sizes""".split()
     )
     assert set(TRANSFER) - tried - aliases == set()
 

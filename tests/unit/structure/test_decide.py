@@ -136,6 +136,24 @@ def test_the_last_slice_of_a_dimension_stays() -> None:
     assert dict(done.report.refused) == {"0.weight": "1 kept: the last slice of a dimension stays"}
 
 
+def test_what_is_given_back_is_looked_at_again() -> None:
+    """m[0] may go only with x[0], its one reader; x[0] is given back by a call that comes before that reader."""
+
+    def forward(self: Any, y: Tensor) -> Tensor:
+        x, m = torch.sigmoid(self.a(y)), torch.sigmoid(self.c(y))
+        early = self.e(x)
+        return early + self.f(x + self.d(m))
+
+    conv = {name: nn.Conv2d(*n, 3, padding=1) for name, n in {"a": (3, 8), "c": (3, 6), "d": (6, 8)}.items()}
+    net = Written(forward, **conv, e=nn.Conv2d(8, 2, 3, padding=1), f=nn.Conv2d(8, 2, 1))
+    alone = torch.ones(8, 6, 1, 1, dtype=torch.bool)
+    alone[1:, 0] = False
+    masks = {"a.weight": rows(8, 0), "a.bias": kept(8, 0), "c.weight": rows(6, 0), "c.bias": kept(6, 0)}
+    masks |= {"d.weight": alone, "f.weight": kept(8, 0).view(1, -1, 1, 1)}
+    done = compacted(net, masks, 3, 6, 6)
+    assert done.report.style == "unchanged" and len(done.report.refused) == 2
+
+
 def test_a_norm_over_channels_needs_zeros() -> None:
     net = Written(
         lambda self, x: self.b(self.norm(self.a(x) + self.shift)),

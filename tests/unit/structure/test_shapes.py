@@ -17,7 +17,7 @@ def given(op: Any, *args: Any) -> tuple[int, ...]:
 @pytest.mark.parametrize("nd", [1, 2, 3])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation", "groups"),
-    [c for c in itertools.product((1, 2, 3), (1, 2, 3), (0, 1, 2), (1, 2), (1, 2))],
+    list(itertools.product((1, 2, 3), (1, 2, 3), (0, 1, 2), (1, 2), (1, 2))),
 )
 def test_convolutions(nd: int, kernel: int, stride: int, padding: int, dilation: int, groups: int) -> None:
     x, sizes = torch.zeros(2, 4, *range(9, 9 + nd)), [kernel] * nd
@@ -68,7 +68,7 @@ def test_pools(size: list[int]) -> None:
 @pytest.mark.parametrize("nd", [1, 2, 3])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation", "ceil"),
-    [c for c in itertools.product((2, 3), ([], [1], [2], [3]), (0, 1), (1, 2), (False, True))],
+    list(itertools.product((2, 3), ([], [1], [2], [3]), (0, 1), (1, 2), (False, True))),
 )
 def test_max_pools(nd: int, kernel: int, stride: list[int], padding: int, dilation: int, ceil: bool) -> None:
     op = aten(f"max_pool{nd}d")
