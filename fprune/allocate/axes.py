@@ -106,7 +106,8 @@ def staying(structure: Structure, plan: Plan) -> dict[str, str]:
         kept = ~((grid >= 0) & ~np.isin(grid, list(layout.held))).any(1)
         if kept.any():
             count = "all" if kept.all() else f"{int(kept.sum())}"
-            out[row.layer.name] = f"{count} of its {len(grid)} channels stay: {layout.reason(row, plan)}"
+            why = layout.excluded(row, plan) or _outlets(structure)
+            out[row.layer.name] = f"{count} of its {len(kept)} channels stay: {why}"
     return out
 
 
@@ -132,15 +133,20 @@ class _Layout:
         held = {n for row in rows if row.excluded for n in np.unique(grids[row.layer.weight]).tolist() if n >= 0}
         return _Layout(grids, held)
 
-    def reason(self, row: Row, plan: Plan) -> str:
-        """What keeps the channels of a layer."""
+    def excluded(self, row: Row, plan: Plan) -> str:
+        """Which excluded layers hold the channels of a layer, in words; empty when none does."""
         shared = set(np.unique(self.grids[row.layer.weight]).tolist()) & self.held
-        excluded = [
+        found = [
             r.layer.name for r in plan.rows if r.excluded and not shared.isdisjoint(self.grids[r.layer.weight].flat)
         ]
-        if excluded:
-            return f"it is coupled to {', '.join(map(repr, excluded))}, which the rules exclude"
-        return "they reach the model's output or an operation that keeps them"
+        return f"it is coupled to {', '.join(map(repr, found))}, which the rules exclude" if found else ""
+
+
+def _outlets(structure: Structure) -> str:
+    """What can hold a channel that no excluded layer holds: the outputs, and the barriers by name."""
+    barriers = list(dict.fromkeys(f"{b.op} in {b.module or 'the root module'}" for b in structure.barriers))
+    rest = f" and {len(barriers) - 3} more" if len(barriers) > 3 else ""
+    return "they reach the model's output" + (f" or {', '.join(barriers[:3])}{rest}" if barriers else "")
 
 
 def _refuse_idle(structure: Structure, plan: Plan) -> None:
@@ -150,8 +156,7 @@ def _refuse_idle(structure: Structure, plan: Plan) -> None:
     if not named and len(idle) < len(plan.selected):
         return
     row = (named or idle)[0]
-    barriers = f"; kept by {structure.barriers[0]}" if structure.barriers else ""
     raise ConfigError(
         f"rule {row.rule}: {row.layer.name!r} can lose no channel: {stay[row.layer.name]}",
-        hint=f"exclude it, include what it is coupled to, or prune it with another allocation{barriers}",
+        hint="exclude it, include what it is coupled to, or prune it with another allocation",
     )

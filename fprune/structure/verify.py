@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from fprune.inputs import Inputs
 from fprune.model import Model
-from fprune.structure.capture import cloned, leaves
+from fprune.structure.capture import cloned, leaves, tensors_mapped
 from fprune.structure.graph import Graph, Node, run
 from fprune.structure.rewrite import Cut
 from fprune.structure.trace import Structure
+from fprune.tree import Flat, generator
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
@@ -27,17 +28,34 @@ class Verdict:
 
 
 def agree(model: Model, expected: list[Tensor] | None, structure: Structure) -> Verdict:
-    """Run a model on the example inputs, in evaluation mode, and compare its outputs with those expected."""
-    inputs = structure.inputs
-    args, kwargs = cloned((inputs.args, dict(inputs.kwargs)))
-    with torch.no_grad():
-        outputs = leaves(model.eval()(*args, **kwargs))
+    """Run a model on the example inputs, in evaluation mode, and compare its outputs with those expected.
+
+    Inputs that are one constant, such as zeros, would hide a wrong weight: then drawn ones of their shapes are added.
+    """
+    outputs: list[Tensor] = []
+    for given in _trials(structure.inputs):
+        args, kwargs = cloned((given.args, dict(given.kwargs)))
+        with torch.no_grad():
+            outputs += leaves(model.eval()(*args, **kwargs))
     if expected is None:
         return Verdict(outputs, 0.0, True)
     differences = [difference(a, b) for a, b in zip(expected, outputs, strict=True)]
     limits = [_TOLERANCE.get(x.dtype, 0.0) for x in expected]
     ok = all(d <= limit for d, limit in zip(differences, limits, strict=True))
     return Verdict(outputs, max(differences, default=0.0), ok)
+
+
+def _trials(inputs: Inputs) -> list[Inputs]:
+    floats = [x for x in leaves((inputs.args, dict(inputs.kwargs))) if x.is_floating_point() and x.numel()]
+    if not floats or any((x != x.flatten()[0]).any() for x in floats):
+        return [inputs]
+    drawn = generator(0, "verify")
+
+    def draw(x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=drawn).to(x) if x.is_floating_point() else x
+
+    args, kwargs = tensors_mapped(draw, (inputs.args, dict(inputs.kwargs)))
+    return [inputs, Inputs(args, Flat(kwargs))]
 
 
 def difference(a: Tensor, b: Tensor) -> float:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fprune import Config, Model, agp, dependency_aware, inputs, l1
+from fprune import Config, Model, agp, dependency_aware, inputs, l1, one_shot
 from fprune.allocate.axes import axes, outputs
 from fprune.errors import ConfigError
 from fprune.structure import trace
@@ -144,3 +144,18 @@ def test_what_stays_is_told_before_the_run() -> None:
     result = pipeline.run(net, rules, example_inputs=x)
     assert result.notes == (f"conv1: {told['conv1']}",)
     assert result.report.channels["conv1.weight"].removed == 0
+
+
+def test_an_operation_that_keeps_channels_is_named() -> None:
+    net = Written(
+        lambda self, x: self.fc(torch.cumsum(self.b(self.a(x)), 1).mean((2, 3))),
+        a=nn.Conv2d(3, 8, 1),
+        b=nn.Conv2d(8, 6, 1),
+        fc=nn.Linear(6, 2),
+    )
+    result = (one_shot() | l1(dependency_aware)).run(
+        net, [{"op_types": ["Conv2d"], "sparsity": 0.5}], example_inputs=(X,)
+    )
+    assert result.notes == (
+        "b: all of its 6 channels stay: they reach the model's output or cumsum in the root module",
+    )

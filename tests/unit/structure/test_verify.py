@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fprune import Model, inputs
-from fprune.structure import verify
-from fprune.structure.verify import difference
+from fprune.structure import trace, verify
+from fprune.structure.verify import agree, difference
 
 INF, NAN = math.inf, math.nan
 
@@ -56,3 +56,11 @@ def test_one_number_for_each_output_in_evaluation_mode() -> None:
     found = verify(Two(0.0).train(), Model.from_module(Two(1.0)), inputs(x))
     assert found == (0.0, 0.5)
     assert torch.equal(x, torch.ones(1, 3))
+
+
+def test_example_inputs_of_zeros_hide_nothing() -> None:
+    a, b = (Model.from_module(nn.Linear(3, 2, bias=False)) for _ in range(2))
+    structure = trace(a, inputs(torch.zeros(1, 3)))
+    expected = agree(a, None, structure).outputs
+    assert agree(a, expected, structure).ok
+    assert not agree(b, expected, structure).ok, "both give zeros for zeros, and differ for anything else"
