@@ -101,8 +101,10 @@ class Call:
 
     def foresees(self, structure: Any, plan: Any) -> dict[str, str]:
         """What its arguments say of the layers that will not lose what a plan asks of them: layer -> why."""
-        tellers = (getattr(value, "foresees", None) for value in (*self.args, *(v for _, v in self.kwargs)))
-        return {name: why for tell in tellers if callable(tell) for name, why in tell(structure, plan).items()}
+        values = (*self.args, *(value for _, value in self.kwargs))
+        tellers = (cast("Callable[[Any, Any], dict[str, str]] | None", getattr(v, "foresees", None)) for v in values)
+        told = [tell(structure, plan) for tell in tellers if tell is not None]
+        return {name: why for one in told for name, why in one.items()}
 
     @property
     def gives(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 import math
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,11 @@ def magnitude(weight: Tensor, p: float = 1) -> Tensor:
     return weight.abs() if p == 1 else weight.abs().pow(p)
 
 
+def _norms(rows: Tensor, p: float) -> Tensor:
+    norms: Any = torch.linalg.vector_norm(rows, p, 1)
+    return norms
+
+
 @criterion(grain="channel", check=_check_order)
 def channel_norm(rows: Tensor, p: float = 1) -> Tensor:
     """Score an output channel by the norm of its weights.
@@ -83,5 +89,5 @@ def channel_norm(rows: Tensor, p: float = 1) -> Tensor:
     parts: list[Tensor] = []
     for part in torch.split(rows, step):
         block = wide[: len(part)].copy_(part)  # one buffer: fresh memory would cost several times the sum itself
-        parts.append(block.abs_().sum(1) if p == 1 else torch.linalg.vector_norm(block, p, 1))
+        parts.append(block.abs_().sum(1) if p == 1 else _norms(block, p))
     return torch.cat(parts).to(rows.dtype)

@@ -91,7 +91,8 @@ def test_every_rule_is_tried() -> None:
         broadcast_to split_with_sizes zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor
         arange overwritten""".split()
     )  # share their function with one that is tried, or make values of which nothing goes
-    assert set(RULES) - tried - aliases == set()
+    ours = {name for name in RULES if name == "overwritten" or hasattr(torch.ops.aten, name)}  # examples add their own
+    assert ours - tried - aliases == set()
 
 
 def test_a_rule_of_the_users_own() -> None:
