@@ -107,7 +107,7 @@ def staying(structure: Structure, plan: Plan) -> dict[str, str]:
         if kept.any():
             count = "all" if kept.all() else f"{int(kept.sum())}"
             why = layout.excluded(row, plan) or _outlets(structure)
-            out[row.layer.name] = f"{count} of its {len(kept)} channels stay: {why}"
+            out[row.layer.name] = f"{count} of its {row.layer.units} channels stay: {why}"
     return out
 
 

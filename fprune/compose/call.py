@@ -101,9 +101,9 @@ class Call:
 
     def foresees(self, structure: Any, plan: Any) -> dict[str, str]:
         """What its arguments say of the layers that will not lose what a plan asks of them: layer -> why."""
-        values = (*self.args, *(value for _, value in self.kwargs))
-        tellers = (cast("Callable[[Any, Any], dict[str, str]] | None", getattr(v, "foresees", None)) for v in values)
-        told = [tell(structure, plan) for tell in tellers if tell is not None]
+        values: list[object] = [*self.args, *(value for _, value in self.kwargs)]
+        found = [cast("Callable[[Any, Any], dict[str, str]] | None", getattr(v, "foresees", None)) for v in values]
+        told = [tell(structure, plan) for tell in found if tell is not None]
         return {name: why for one in told for name, why in one.items()}
 
     @property
