@@ -5,8 +5,6 @@ import pytest
 from fprune import __main__ as command
 from fprune import demo
 
-pytestmark = pytest.mark.xdist_group("demo")  # one worker trains the network once for all of them
-
 
 @pytest.fixture(scope="module")
 def outcome() -> demo.Outcome:
