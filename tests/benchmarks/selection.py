@@ -10,10 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fprune.allocate import globally, n_m
 from fprune.pruners import fpgm, l1, level

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 import fprune
 from fprune import (
     Config,
+    Goal,
     Masks,
     Pipeline,
+    Report,
     Schedule,
     Stage,
     agp,
@@ -29,11 +31,13 @@ from fprune import (
     level,
     linear,
     lottery,
+    nested,
     one_shot,
     random,
     reset_weight,
     speed_up,
     tap,
+    unfold,
 )
 from fprune.layers import unit_mask
 from fprune.scope import Scope
@@ -224,14 +228,28 @@ def fickle(params: Scope, config: Config) -> Masks:
     return Masks({layer.weight: unit_mask(keep, layer) for layer, keep in chosen.items()})
 
 
+def halves(target: Config) -> tuple[Goal, ...]:
+    """The state of an explicit schedule: the goals that are left."""
+    return Goal(target.scaled(0.5)), Goal(target, final=True)
+
+
+def following(left: tuple[Goal, ...], report: Report | None) -> tuple[Goal, tuple[Goal, ...]] | None:
+    """The first of the goals that are left, and the others."""
+    return (left[0], left[1:]) if left else None
+
+
 rounds = st.integers(1, 3)
 schedules: st.SearchStrategy[Schedule] = st.one_of(
-    st.just(one_shot()), st.builds(linear, rounds), st.builds(agp, rounds), st.builds(lottery, rounds)
+    st.just(one_shot()),
+    st.builds(linear, rounds),
+    st.builds(agp, rounds),
+    st.builds(lottery, rounds),
+    st.sampled_from([unfold(halves, following), linear(1).then(one_shot())]),
 )
 
 element_pruners: st.SearchStrategy[Stage] = st.sampled_from([level(), level(globally), random()])
 layer_pruners: st.SearchStrategy[Stage] = st.sampled_from(
-    [l1(), l2(), l1(globally), fpgm(), random(granularity="channel"), fickle()]
+    [l1(), l2(), l1(globally), fpgm(), random(granularity="channel"), fickle(), nested(linear(1) | l1())]
 )
 coupled_pruners: st.SearchStrategy[Stage] = st.sampled_from(
     [l1(dependency_aware), l2(dependency_aware), fpgm(dependency_aware)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fprune
+from fprune.compose import Factory
 from tests.project.files import PACKAGE, report
 
 INIT = PACKAGE / "__init__.py"
@@ -87,6 +88,17 @@ def test_public_name_tells_its_signature(name: str) -> None:
     assert not any(isinstance(p.default, (list, dict, set)) for p in parameters.values()), (
         f"fprune.{name} has a mutable default"
     )
+
+
+def test_every_pruner_schedule_and_stage_is_in_the_law_tests() -> None:
+    used = {
+        node.id
+        for path in sorted((PACKAGE.parent / "tests" / "laws").glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Name)
+    }
+    missing = [name for name in exported() if isinstance(getattr(fprune, name), Factory) and name not in used]
+    assert not missing, f"add {missing} to tests/laws/strategies.py or to the tables of tests/laws/test_pruner_laws.py"
 
 
 def test_every_module_says_what_it_is_for() -> None:
