@@ -14,7 +14,8 @@ from fprune.structure.compact_graph import as_graph
 from fprune.structure.compact_module import in_class
 from fprune.structure.constants import known
 from fprune.structure.decide import decide, folds
-from fprune.structure.rewrite import Cut, compacted
+from fprune.structure.program import compacted
+from fprune.structure.rewrite import Cut
 from fprune.structure.trace import Structure
 from fprune.structure.verify import agree, first_difference
 from fprune.tables import html_table, text_table

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fprune.structure import transfers as _transfers
 from fprune.structure.graph import Graph, Node, run, substitute
 from fprune.structure.known import Known
 from fprune.structure.operators import is_pointwise
-from fprune.structure.transfer import TRANSFER, executed, pointwise
+from fprune.structure.transfers.registry import TRANSFER, executed, pointwise
+
+_ = _transfers  # importing the package registers the transfer functions
 
 
 def known(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[int, Known]:

@@ -12,7 +12,7 @@ from fprune.structure.flow import Sink
 from fprune.structure.known import Along, Known
 from fprune.structure.labels import Bools, Ints, touched
 from fprune.structure.trace import Structure
-from fprune.structure.transfer import is_unpadded, taps
+from fprune.structure.transfers.contraction import is_unpadded, taps
 
 
 @attrs.frozen(eq=False)

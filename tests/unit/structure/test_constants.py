@@ -16,7 +16,7 @@ from fprune.structure.constants import known
 from fprune.structure.graph import Graph, run
 from fprune.structure.known import Known, squeezed
 from fprune.structure.record import record
-from fprune.structure.transfer import TRANSFER
+from fprune.structure.transfers.registry import TRANSFER
 from tests.unit.structure.operators import tensors
 from tests.zoo.drawn import Drawn, Program, programs
 

@@ -9,7 +9,8 @@ from fprune.structure.decide import Decision
 from fprune.structure.flow import RULES, Flow
 from fprune.structure.graph import Graph, run
 from fprune.structure.labels import Bools
-from fprune.structure.rewrite import Cut, program
+from fprune.structure.program import program
+from fprune.structure.rewrite import Cut
 from fprune.structure.trace import Structure
 from fprune.structure.verify import difference
 from tests.unit.structure.operators import CASES, Applied, Case, free_structure, tensors

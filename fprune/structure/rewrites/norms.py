@@ -1,0 +1,43 @@
+"""Statistics over a dimension of which slices were removed: the original width is kept."""
+
+import math
+from typing import Any
+
+from fprune.structure.ghost import ghost_group_norm, ghost_layer_norm, ghost_mean, ghost_rms_norm
+from fprune.structure.graph import Node, Ref
+from fprune.structure.rewrite import Cut, called, replaced, rewrite
+
+
+@rewrite("group_norm")
+def _group_norm(cut: Cut, node: Node, input: Ref, weight: Ref | None, bias: Ref | None, **bound: Any) -> Node:
+    old, new = cut.old(node.out)[1], cut.shape(node.out)[1]
+    if "width" not in bound and bound["num_groups"] > 1:
+        return called(node, num_groups=bound["num_groups"] * new // old)
+    width = bound.get("width", old)
+    return replaced(node, ghost_group_norm, input=input, weight=weight, bias=bias, width=width, eps=bound["eps"])
+
+
+@rewrite("layer_norm")
+def _layer_norm(cut: Cut, node: Node, input: Ref, weight: Ref | None, bias: Ref | None, **bound: Any) -> Node:
+    if cut.shape(input)[-1] == cut.old(input)[-1]:
+        return node
+    width = bound.get("width", cut.old(input)[-1])
+    return replaced(node, ghost_layer_norm, input=input, weight=weight, bias=bias, width=width, eps=bound["eps"])
+
+
+@rewrite("rms_norm")
+def _rms_norm(cut: Cut, node: Node, input: Ref, weight: Ref | None, **bound: Any) -> Node:
+    if cut.shape(input)[-1] == cut.old(input)[-1]:
+        return node
+    width = bound.get("width", cut.old(input)[-1])
+    return replaced(node, ghost_rms_norm, input=input, weight=weight, width=width, eps=bound["eps"])
+
+
+@rewrite("mean")
+def _mean(cut: Cut, node: Node, self: Ref, dim: Any = None, keepdim: bool = False, **bound: Any) -> Node:
+    old = cut.old(self)
+    dims = list(range(len(old))) if dim is None else [d % len(old) for d in ([dim] if isinstance(dim, int) else dim)]
+    if all(cut.kept(self, d).all() for d in dims):
+        return node
+    stored = bound.get("stored", 1.0) * math.prod(cut.shape(self)[d] / old[d] for d in dims)
+    return replaced(node, ghost_mean, self=self, dim=dims, keepdim=keepdim, stored=stored)

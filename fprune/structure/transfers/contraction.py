@@ -1,0 +1,59 @@
+"""How constants pass through convolutions and linear layers."""
+
+import torch
+from torch import Tensor
+
+from fprune.structure.arguments import listed
+from fprune.structure.graph import Node, Shape
+from fprune.structure.known import Known
+from fprune.structure.transfers.registry import Bound, transfer
+
+
+def is_unpadded(node: Node) -> bool:
+    """Whether every output position of a convolution or linear layer sees the whole kernel."""
+    if node.name == "linear":
+        return True
+    if node.name.startswith("conv_transpose"):
+        return False  # kernels overlap inside and not at the borders
+    padding = node.bound.get("padding", 0)
+    if isinstance(padding, str):
+        return padding == "valid"
+    return not any(listed(padding))
+
+
+def taps(node: Node, weight: Tensor) -> Tensor:
+    """A weight as (groups, outputs of a group, inputs of a group, kernel positions), whichever way it is stored."""
+    groups = node.bound.get("groups", 1)
+    w = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    return w.transpose(1, 2) if node.name.startswith("conv_transpose") else w
+
+
+def channel_dim(node: Node, ndim: int, weight: Tensor | Shape) -> int:
+    """Where the channels of a convolution's or linear layer's input and output are."""
+    if node.name == "linear":
+        return ndim - 1
+    return ndim - (weight.ndim if isinstance(weight, Tensor) else len(weight)) + 1
+
+
+@transfer("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
+def weighted(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | None:
+    """An output channel is constant when every input channel its weights reach is."""
+    x, weight, bias = bound["input"], bound["weight"], bound.get("bias")
+    if weight.tainted or (bias is not None and bias.tainted) or weight.value.ndim < 2:
+        return None
+    channel = channel_dim(node, len(shapes[0]), weight.value)
+    w = taps(node, weight.value)
+    grid = (w.shape[0], 1, w.shape[2])
+    along = x.along(channel)
+    fixed = ~along.taint & along.nonzero
+    uniform = fixed & along.constant if is_unpadded(node) else torch.zeros_like(fixed)
+    varies = (along.taint | (fixed & ~uniform)).view(grid)
+    taint = ((w != 0).any(3) & varies).any(2).flatten()
+    value = torch.zeros(taint.shape, dtype=w.dtype, device=w.device)
+    if uniform.any():
+        constants = torch.where(uniform, along.value.to(w.dtype), 0).view(grid)
+        value = (w.sum(3) * constants).sum(2).flatten()
+    if bias is not None:
+        value = value + bias.value
+    place = [-1 if d == channel else 1 for d in range(len(shapes[0]))]
+    return Known.of(taint.view(place), value.view(place), shapes[0])

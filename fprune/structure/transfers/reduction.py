@@ -1,0 +1,56 @@
+"""How constants pass through reductions, resampling and table lookup."""
+
+import torch
+
+from fprune.structure.graph import Node, Shape
+from fprune.structure.known import Known
+from fprune.structure.transfers.registry import Bound, transfer
+
+
+@transfer(
+    *"""max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pad
+    constant_pad_nd""".split()
+)
+def resampled(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | None:
+    """A slice that is one constant stays that constant, unless the operator brings in another at the border."""
+    x = bound["self"] if "self" in bound else bound["input"]
+    if not node.single or any(x.varies(d) for d in range(len(x.shape)) if x.shape[d] != shapes[0][d]):
+        return None
+    brought: float | None = None
+    if node.name.startswith("avg_pool"):
+        padding = bound["padding"]
+        brought = 0.0 if any([padding] if isinstance(padding, int) else padding) else None
+    elif node.name == "constant_pad_nd" or (node.name == "pad" and bound["mode"] == "constant"):
+        brought = float(bound["value"] or 0.0)
+    changed = x.taint if brought is None else x.taint | (x.value != brought)
+    return Known.of(changed, x.value, shapes[0])
+
+
+@transfer("mean", "sum", "amax", "amin")
+def reduced(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
+    """Tainted where anything along the reduced dimensions is."""
+    x, dim = bound["self"], bound.get("dim")
+    ndim = len(x.shape)
+    dims = (
+        list(range(ndim)) if dim is None or dim == [] else [d % ndim for d in ([dim] if isinstance(dim, int) else dim)]
+    )
+    x = x.over([d for d in dims if x.varies(d) or node.name == "sum"])
+    taint = x.taint.amax(dims, keepdim=True) if dims else x.taint
+    value = {"mean": torch.mean, "sum": torch.sum, "amax": torch.amax, "amin": torch.amin}[node.name](
+        x.value, dims, keepdim=True
+    )
+    if len(shapes[0]) < ndim:
+        kept = [d for d in range(ndim) if d not in dims]
+        taint, value = (t.permute(*kept, *dims).flatten(len(kept)).squeeze(-1) for t in (taint, value))
+    return Known.of(taint, value, shapes[0])
+
+
+@transfer("embedding")
+def embedding(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
+    """A column that is the same for the whole vocabulary is a constant."""
+    along = bound["weight"].along(1)
+    place = [-1 if d == len(shapes[0]) - 1 else 1 for d in range(len(shapes[0]))]
+    return Known.of((along.taint | ~along.constant).view(place), along.value.view(place), shapes[0])
