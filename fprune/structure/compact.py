@@ -12,9 +12,7 @@ from fprune.masks import Masks
 from fprune.model import Model
 from fprune.structure.compact_graph import as_graph
 from fprune.structure.compact_module import in_class
-from fprune.structure.constants import known
-from fprune.structure.decide import decide, folds
-from fprune.structure.program import compacted
+from fprune.structure.operation import Operation, planned
 from fprune.structure.rewrite import Cut
 from fprune.structure.trace import Structure
 from fprune.structure.verify import agree, first_difference
@@ -129,34 +127,28 @@ def compact(model: Model, masks: Masks, structure: Structure, *, style: str = "a
     masks.check(model)
     with torch.no_grad():
         masked = model.replace(masks.apply(model))
-        tensors = dict(masked.params.merged(masked.buffers))
-        values = known(structure.graph, tensors)
-        decision = decide(structure, masks, values, {name: tuple(t.shape) for name, t in tensors.items()})
-        cut = Cut(structure, decision)
-        deltas = folds(structure, decision, values)
-        del values
+        operation = planned(masked, masks, structure)
+        decision = operation.cut.decision
         refused = Flat({name: f"{n} kept: {why}" for name, (n, why) in decision.refused.items()})
         if not decision.removed.any():
             report = Surgery("unchanged", Flat({}), refused, (), 0.0)
             return Compacted(masked, masks, Lineage.identity(model), structure, report)
-        return _operate(masked, masks, cut, deltas, refused, style)
+        return _operate(masked, masks, operation, refused, style)
 
 
-def _operate(
-    masked: Model, masks: Masks, cut: Cut, deltas: dict[int, Tensor], refused: Flat[str], style: str
-) -> Compacted:
+def _operate(masked: Model, masks: Masks, operation: Operation, refused: Flat[str], style: str) -> Compacted:
+    cut, new = operation.cut, operation.structure
     structure, graph = cut.structure, cut.structure.graph
     tensors = dict(masked.params.merged(masked.buffers))
     smaller = {**tensors, **{name: cut.tensor(index, tensors[name]) for index, name in graph.tensors.items()}}
-    biases = {number: _holder(structure, number, smaller) for number in deltas}
-    for number, (name, holder) in biases.items():
+    for number, (name, holder) in operation.biases.items():
         sink = structure.sinks[number]
         out = sink.out if sink.out is not None else sink.rows
-        delta = deltas[number][torch.from_numpy(cut.decision.kept(out)).to(deltas[number].device)]
+        delta = operation.deltas[number]
+        delta = delta[torch.from_numpy(cut.decision.kept(out)).to(delta.device)]
         held = None if holder is None else smaller[graph.tensors[holder]]
         smaller[name] = delta if held is None else held + delta
-    new = compacted(cut, biases)
-    lineage = _lineage(masked, masks, cut, frozenset(name for name, _ in biases.values()))
+    lineage = _lineage(masked, masks, cut, frozenset(name for name, _ in operation.biases.values()))
     model, used, difference = _exact(masked, cut, new, smaller, style)
     left = lineage.slice_masks(masks)
     left = Masks({name: mask for name, mask in left.items() if name in model and not mask.all()})
@@ -169,22 +161,6 @@ def _operate(
         difference,
     )
     return Compacted(model, left, lineage, new, report)
-
-
-def _holder(structure: Structure, number: int, tensors: dict[str, Tensor]) -> tuple[str, int | None]:
-    """Where the constants of a layer go: its own bias if no other call uses it, else a bias made for this call."""
-    graph, sink = structure.graph, structure.sinks[number]
-    uses = [index for node in graph.nodes for index in node.inputs]
-    bias = sink.node.bound.get("bias")
-    weight = graph.tensors.get(sink.weight or -1, f"{sink.node.module}.weight")
-    holder = None if bias is None else bias.index
-    if holder is not None and uses.count(holder) == 1 and holder in graph.tensors:
-        return graph.tensors[holder], holder
-    alone = sink.weight is not None and uses.count(sink.weight) == 1
-    name = f"{weight.rpartition('.')[0]}.bias".lstrip(".")
-    if holder is None and alone and name not in tensors:
-        return name, None
-    return f"{weight.replace('.', '_')}_fold_{number}", holder
 
 
 def _lineage(model: Model, masks: Masks, cut: Cut, folded: frozenset[str]) -> Lineage:
