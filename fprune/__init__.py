@@ -61,6 +61,7 @@ from fprune.inputs import inputs as inputs
 from fprune.stages import hold as hold
 from fprune.structure import compact as compact
 from fprune.structure import verify as verify
+from fprune.count import count as count
 
 # Modules.
 from fprune import structure as structure

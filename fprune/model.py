@@ -66,13 +66,7 @@ class Model(Mapping[str, Tensor]):
         Raises:
             ModelError: The module is wrapped, sharded, lazy, quantized, on the meta device, or cannot be copied.
         """
-        net = intake.unwrapped(net)
-        intake.check(net)
-        code, tensors = skeleton.take(net)
-        params = Flat(
-            {name: tensors[name] for name, _ in net.named_parameters(remove_duplicate=False) if name in tensors}
-        )
-        return Model(code, params, Flat(tensors).without(params), net.training)
+        return _taken(net, share=False)
 
     @staticmethod
     def of(net: Union[nn.Module, "Model"]) -> "Model":
@@ -193,3 +187,28 @@ class Model(Mapping[str, Tensor]):
         if all(module.training == training for module in self.skeleton.modules()):
             return self
         return Model(skeleton.in_mode(self.skeleton, training), self.params, self.buffers, training)
+
+
+def _taken(net: nn.Module, *, share: bool) -> Model:
+    net = intake.unwrapped(net)
+    intake.check(net)
+    code, tensors = skeleton.take(net, share=share)
+    params = Flat({name: tensors[name] for name, _ in net.named_parameters(remove_duplicate=False) if name in tensors})
+    return Model(code, params, Flat(tensors).without(params), net.training)
+
+
+def borrowed(net: nn.Module | Model) -> Model:
+    """Read a module as a model without copying its tensors, for as long as the caller's own call lasts.
+
+    Examples:
+        >>> net = nn.Linear(3, 2)
+        >>> borrowed(net)["weight"].data_ptr() == net.weight.data_ptr()
+        True
+
+    Args:
+        net: Any module that `Model.from_module` takes; a `Model` is given back as it is.
+
+    Returns:
+        A model that shares its tensors with the module. It must not be kept: whoever trains the module changes it.
+    """
+    return net if isinstance(net, Model) else _taken(net, share=True)

@@ -19,11 +19,15 @@ from fprune.intake import copied
 from fprune.layers import canonical_names
 
 
-def take(net: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
+def take(net: nn.Module, *, share: bool = False) -> tuple[nn.Module, dict[str, Tensor]]:
     """Separate a module from its data.
 
+    Args:
+        net: the module.
+        share: whether to return its own tensors rather than copies.
+
     Returns:
-        The skeleton, and copies of parameters and buffers by canonical name.
+        The skeleton, and parameters and buffers by canonical name.
 
     Raises:
         ModelError: The module cannot be copied.
@@ -35,7 +39,8 @@ def take(net: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
         memo.update((id(stray), _clone(stray)) for stray in _computed_attributes(net))
         skeleton = copied(net, memo)
         _check_twins(tensors, named_tensors(skeleton), memo, type(net).__name__)
-        return skeleton, {name: _clone(tensors[name]) for name, first in canonical_names(net).items() if name == first}
+        names = [name for name, first in canonical_names(net).items() if name == first]
+        return skeleton, {name: tensors[name].detach() if share else _clone(tensors[name]) for name in names}
 
 
 def assemble(skeleton: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from fprune.inputs import Inputs
-from fprune.model import Model
+from fprune.model import Model, borrowed
 from fprune.structure import rules as _rules
 from fprune.structure.flow import Barrier, Flow, Sink
 from fprune.structure.graph import Graph
@@ -175,7 +175,7 @@ def trace(model: Model | nn.Module, example_inputs: object) -> Structure:
         StructureError: it returns something in which no tensor can be found.
     """
     given = Inputs.of(example_inputs) or Inputs()
-    graph = record(Model.of(model), given)
+    graph = record(borrowed(model), given)
     flow = Flow(graph)
     rows = {index: tuple(flow.labels.resolve(r) for r in dims) for index, dims in flow.values.items()}
     sinks = tuple(

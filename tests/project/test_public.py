@@ -21,7 +21,7 @@ one_shot linear agp lottery
 level l1 l2 fpgm random
 per_layer globally dependency_aware balanced n_m
 finetune evaluate reset_weight speed_up tap
-hold compact verify
+hold compact verify count
 errors structure
 """.split()
 
