@@ -1,7 +1,7 @@
-"""Example inputs: the positional and keyword arguments of one forward pass."""
+"""Example inputs: the arguments of one forward pass, and which of its outputs matter."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast, final
+from typing import Any, TypeAlias, TypeVar, cast, final
 
 import attrs
 from torch import Tensor
@@ -13,14 +13,33 @@ from fprune.tree import Flat
 T = TypeVar("T")
 
 
+Selector: TypeAlias = Callable[[Any], Any]
+"""Picks what matters out of what a forward pass returned: `lambda out: out.logits`."""
+
+
 def _no_kwargs() -> Flat[Any]:
     return Flat()
+
+
+def _flat(value: Mapping[str, Any]) -> Flat[Any]:
+    return Flat(value)
+
+
+def _selector(value: Selector | None) -> Selector | None:
+    if value is not None and not callable(value):
+        found = type(value).__name__
+        raise ConfigTypeError(
+            f"outputs: expected a function of what the forward pass returns, got {found}",
+            hint="outputs=lambda out: out.logits; a forward that takes an argument of this name: "
+            "Inputs((ids,), {'outputs': x})",
+        )
+    return value
 
 
 @final
 @attrs.frozen(eq=False, repr=False)
 class Inputs:
-    """The arguments of one call: `model(*args, **kwargs)`.
+    """The arguments of one call, `model(*args, **kwargs)`, and which of the outputs have to stay as they are.
 
     Examples:
         >>> import torch
@@ -32,10 +51,17 @@ class Inputs:
     Args:
         args: Positional arguments.
         kwargs: Keyword arguments.
+        outputs: Given what the forward pass returned, the part of it to preserve: one of its tensors, or several in
+            tuples, lists or dicts. None preserves all of it. What is left out, such as hidden states that a model
+            returns on the side, may lose channels.
+
+    Raises:
+        ConfigTypeError: `outputs` is not a function.
     """
 
     args: tuple[Any, ...] = ()
-    kwargs: Flat[Any] = attrs.field(factory=_no_kwargs)
+    kwargs: Flat[Any] = attrs.field(factory=_no_kwargs, converter=_flat)
+    outputs: Selector | None = attrs.field(default=None, kw_only=True, converter=_selector)
 
     @staticmethod
     def of(x: object) -> "Inputs | None":
@@ -82,6 +108,7 @@ class Inputs:
 
     def __repr__(self) -> str:
         named = [f"{name}={tree.brief(value)}" for name, value in self.kwargs.items()]
+        named += [] if self.outputs is None else [f"outputs={tree.brief(self.outputs)}"]
         return f"Inputs({', '.join([*[tree.brief(value) for value in self.args], *named])})"
 
 
@@ -89,19 +116,26 @@ def _copied(leaf: Any) -> Any:
     return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
 
 
-def inputs(*args: Any, **kwargs: Any) -> Inputs:
-    """Collect the arguments of one forward pass, positional and keyword.
+def inputs(*args: Any, outputs: Selector | None = None, **kwargs: Any) -> Inputs:
+    """Collect the arguments of one forward pass, positional and keyword, and say which of its outputs matter.
 
     Examples:
         >>> import torch
         >>> inputs(torch.zeros(1, 3), flip=False)
         Inputs(float32[1, 3], flip=False)
+        >>> inputs(torch.zeros(1, 3), outputs=max).outputs
+        <built-in function max>
 
     Args:
         args: Positional arguments of the model's forward.
+        outputs: The part of what it returns to preserve, as in `Inputs`; all of it by default. A forward that has an
+            argument of this name is given it in a dict: `Inputs((ids,), {"outputs": x})`.
         kwargs: Keyword arguments of the model's forward.
 
     Returns:
         A record to pass as `example_inputs`.
+
+    Raises:
+        ConfigTypeError: `outputs` is not a function.
     """
-    return Inputs(args, Flat(kwargs))
+    return Inputs(args, Flat(kwargs), outputs=outputs)

@@ -57,11 +57,11 @@ def _flatten_inputs(record: Any) -> tuple[Any, Any]:
     flat: tuple[Any, Any] = optree.tree_flatten(arguments, namespace=NAMESPACE)
     tensors = tuple(leaf for leaf in flat[0] if isinstance(leaf, Tensor))
     others = tuple(None if isinstance(leaf, Tensor) else (leaf,) for leaf in flat[0])
-    return tensors, _Static((others,), (flat[1],))
+    return tensors, _Static((others, record.outputs), (flat[1],))
 
 
 def _unflatten_inputs(fixed: Any, values: Any) -> Any:
     tensors = iter(values)
     leaves = [next(tensors) if other is None else other[0] for other in fixed.compared[0]]
     arguments: Any = optree.tree_unflatten(fixed.carried[0], leaves)
-    return Inputs(arguments[0], Flat(arguments[1]))
+    return Inputs(arguments[0], Flat(arguments[1]), outputs=fixed.compared[1])

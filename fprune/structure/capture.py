@@ -22,6 +22,7 @@ from fprune.inputs import Inputs
 from fprune.structure.arguments import listed, rebuilt
 from fprune.structure.graph import Graph, Node, Ref, refs
 from fprune.structure.operators import bind, is_inplace, overwritten
+from fprune.structure.outputs import positions
 from fprune.structure.provenance import Watch, trace_attributes
 from fprune.structure.shapes import SHAPES
 
@@ -35,11 +36,6 @@ _READS_DATA = frozenset(
 
 class NeedsData(Exception):
     """The meta device cannot run this model; carries the reason."""
-
-
-def leaves(output: Any) -> list[Tensor]:
-    """The tensors of whatever a forward pass returned, in order."""
-    return [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
 
 
 def tensors_mapped(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
@@ -110,7 +106,8 @@ class Recording(TorchDispatchMode):
             enter.remove()
             leave.remove()
         leaves, out_spec = pytree.tree_flatten(returned)
-        outputs = [self._numbers[id(x)] for x in leaves if isinstance(x, Tensor) and id(x) in self._numbers]
+        refs = [self._ref(x) for x in leaves]
+        outputs = [x.index for x in refs if isinstance(x, Ref)]
         hidden = [
             type(x).__name__ for x in leaves if not isinstance(x, (Tensor, str, int, float, bool, complex, type(None)))
         ]
@@ -119,8 +116,9 @@ class Recording(TorchDispatchMode):
                 f"the forward pass returns {hidden[0] if hidden else 'no tensor'}, in which no output can be found",
                 hint="return tensors in tuples, lists, dicts or classes registered with torch's pytree",
             )
-        returns = pytree.tree_unflatten([self._ref(x) for x in leaves], out_spec)
-        return self._graph(tuple(given), tuple(outputs), returns, arguments)
+        returns = pytree.tree_unflatten(refs, out_spec)
+        preserved = None if inputs.outputs is None else positions(inputs.outputs, returned)
+        return self._graph(tuple(given), tuple(outputs), returns, arguments, preserved)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -218,7 +216,14 @@ class Recording(TorchDispatchMode):
     def _refs(self, tree: Any) -> Any:
         return rebuilt(tree, self._ref)
 
-    def _graph(self, inputs: tuple[int, ...], outputs: tuple[int, ...], returns: Any, arguments: Any) -> Graph:
+    def _graph(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        returns: Any,
+        arguments: Any,
+        preserved: tuple[int, ...] | None,
+    ) -> Graph:
         needed = set(outputs)
         nodes: list[Node] = []
         for node in reversed(self._nodes):
@@ -234,6 +239,7 @@ class Recording(TorchDispatchMode):
             outputs,
             returns,
             arguments,
+            preserved,
         )
 
 

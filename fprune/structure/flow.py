@@ -117,7 +117,7 @@ class Flow:
         self.values.update({index: [self.labels.fresh(n) for n in graph.shapes[index]] for index in graph.tensors})
         for node in graph.nodes:
             self._call(node)
-        for index in graph.outputs:
+        for index in graph.picked(graph.outputs):
             self.labels.freeze(*self.values[index])
 
     def shape(self, ref: Ref | int) -> Shape:

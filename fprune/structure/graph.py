@@ -1,7 +1,7 @@
 """The recorded program: plain records, no torch internals."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from fprune.structure.arguments import entries, rebuilt
 
 Shape: TypeAlias = tuple[int, ...]
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -77,6 +78,7 @@ class Graph:
         outputs: the values returned, flattened.
         returns: what the forward pass returned, tensors replaced by `Ref`.
         arguments: what the forward pass was given, `(args, kwargs)`, tensors replaced by `Ref`.
+        preserved: positions among the outputs of those that have to stay as they are; None for all of them.
     """
 
     nodes: tuple[Node, ...]
@@ -87,6 +89,11 @@ class Graph:
     outputs: tuple[int, ...]
     returns: Any
     arguments: Any
+    preserved: tuple[int, ...] | None = None
+
+    def picked(self, outputs: Sequence[T]) -> list[T]:
+        """Of something that is given for each output, what belongs to those that have to stay as they are."""
+        return list(outputs) if self.preserved is None else [outputs[position] for position in self.preserved]
 
 
 def refs(tree: Any) -> Iterator[int]:

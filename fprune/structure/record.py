@@ -58,7 +58,7 @@ def _batched(graph: Graph, model: Model, inputs: Inputs) -> Graph:
 
     args, kwargs = tensors_mapped(grown, (inputs.args, dict(inputs.kwargs)))
     try:
-        more = _recorded(model, Inputs(args, Flat(kwargs)))
+        more = _recorded(model, attrs.evolve(inputs, args=args, kwargs=Flat(kwargs)))
     except FpruneError:
         return graph  # the program is then good for this batch size only
     if [node.name for node in more.nodes] != [node.name for node in graph.nodes]:

@@ -7,7 +7,7 @@ import attrs
 import numpy as np
 from torch import nn
 
-from fprune.inputs import Inputs
+from fprune.inputs import Inputs, Selector
 from fprune.model import Model, borrowed
 from fprune.structure import rules as _rules
 from fprune.structure.flow import Barrier, Flow, Sink
@@ -149,7 +149,7 @@ class Structure:
         return html_table(*self._table(), title=repr(self)) + barriers
 
 
-def trace(model: Model | nn.Module, example_inputs: object) -> Structure:
+def trace(model: Model | nn.Module, example_inputs: object, *, outputs: Selector | None = None) -> Structure:
     """Find what lives and dies together in a model.
 
     The forward pass is recorded once on the meta device; labels then flow through it and are identified wherever two
@@ -166,15 +166,19 @@ def trace(model: Model | nn.Module, example_inputs: object) -> Structure:
     Args:
         model: the model; a plain `nn.Module` is taken too.
         example_inputs: what `forward` is called with: an `Inputs`, a tuple, a dict or one tensor.
+        outputs: which of the returned tensors have to stay as they are, `lambda out: out.logits`; by default all of
+            them, or what the `Inputs` say.
 
     Returns:
         The families of units, with every slice that goes with each unit.
 
     Raises:
         ModelError: the forward pass fails on the inputs, or branches on data.
+        ConfigError: `outputs` picks no tensor of what the forward pass returns.
         StructureError: it returns something in which no tensor can be found.
     """
     given = Inputs.of(example_inputs) or Inputs()
+    given = given if outputs is None else attrs.evolve(given, outputs=outputs)
     graph = record(borrowed(model), given)
     flow = Flow(graph)
     rows = {index: tuple(flow.labels.resolve(r) for r in dims) for index, dims in flow.values.items()}

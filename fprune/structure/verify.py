@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from fprune.inputs import Inputs
 from fprune.model import Model
-from fprune.structure.capture import cloned, leaves, tensors_mapped
+from fprune.structure.capture import cloned, tensors_mapped
 from fprune.structure.graph import Graph, Node, run
+from fprune.structure.outputs import leaves, positions
 from fprune.structure.rewrite import Cut
 from fprune.structure.trace import Structure
 from fprune.tree import Flat, generator
@@ -28,7 +29,7 @@ class Verdict:
 
 
 def agree(model: Model, expected: list[Tensor] | None, structure: Structure) -> Verdict:
-    """Run a model on the example inputs, in evaluation mode, and compare its outputs with those expected.
+    """Run a model on the example inputs, in evaluation mode, and compare the outputs that matter with those expected.
 
     Inputs that are one constant, such as zeros, would hide a wrong weight: then drawn ones of their shapes are added.
     """
@@ -36,7 +37,7 @@ def agree(model: Model, expected: list[Tensor] | None, structure: Structure) -> 
     for given in _trials(structure.inputs):
         args, kwargs = cloned((given.args, dict(given.kwargs)))
         with torch.no_grad():
-            outputs += leaves(model.eval()(*args, **kwargs))
+            outputs += structure.graph.picked(leaves(model.eval()(*args, **kwargs)))
     if expected is None:
         return Verdict(outputs, 0.0, True)
     differences = [difference(a, b) for a, b in zip(expected, outputs, strict=True)]
@@ -55,7 +56,7 @@ def _trials(inputs: Inputs) -> list[Inputs]:
         return torch.randn(x.shape, generator=drawn).to(x) if x.is_floating_point() else x
 
     args, kwargs = tensors_mapped(draw, (inputs.args, dict(inputs.kwargs)))
-    return [inputs, Inputs(args, Flat(kwargs))]
+    return [inputs, attrs.evolve(inputs, args=args, kwargs=Flat(kwargs))]
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -89,18 +90,20 @@ def verify(masked: Model | nn.Module, compacted: Model | nn.Module, inputs: Inpu
     Args:
         masked: the reference, run in evaluation mode.
         compacted: the model to check, likewise.
-        inputs: arguments of the forward pass.
+        inputs: arguments of the forward pass; with `outputs=`, which of the outputs to compare.
 
     Returns:
         One number per output: the largest difference relative to the largest entry of the reference.
     """
     given = Inputs.of(inputs) or Inputs()
-    results: list[list[Tensor]] = []
+    results: list[Any] = []
     for net in (masked, compacted):
         args, kwargs = cloned((given.args, dict(given.kwargs)))
         with torch.no_grad():
-            results.append(leaves(Model.of(net).eval()(*args, **kwargs)))
-    return tuple(difference(a, b) for a, b in zip(*results, strict=True))
+            results.append(Model.of(net).eval()(*args, **kwargs))
+    pairs = list(zip(*map(leaves, results), strict=True))
+    picked = range(len(pairs)) if given.outputs is None else positions(given.outputs, results[0])
+    return tuple(difference(*pairs[position]) for position in picked)
 
 
 def first_difference(cut: Cut, new: Graph, masked: Model, tensors: Mapping[str, Tensor]) -> str:

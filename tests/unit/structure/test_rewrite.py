@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fprune import Masks, Model, compact
 from fprune.inputs import Inputs
-from fprune.structure.capture import leaves
+from fprune.structure.outputs import leaves
 from fprune.structure.constants import known
 from fprune.structure.decide import decide, folds
 from fprune.structure.graph import Graph, run
