@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -151,11 +152,21 @@ class _Emitter:
             return self._env[value.index]
         if isinstance(value, Tensor):
             return self._constant(value)
+        if isinstance(value, dict):
+            return self._mapping(cast("dict[str, Any]", value))
         if _holds(value):
             raise StructureError(
                 f"a graph cannot build a {type(value).__name__}", hint="return tensors in tuples, lists or dicts"
             )
         return value
+
+
+    def _mapping(self, value: dict[str, Any]) -> fx.Node:
+        """A dict of a class of its own, such as the outputs of model libraries, which are data classes as well."""
+        kind, items = type(value), {key: self._value(item) for key, item in value.items()}
+        if is_dataclass(kind):
+            return self._out.call_function(kind, kwargs=items)
+        return self._out.call_function(kind, (items,))
 
 
 _MODES = {

@@ -4,6 +4,7 @@ import pickle
 import pytest
 import torch
 
+from fprune import tree
 from fprune.errors import ConfigTypeError
 from fprune.inputs import Inputs, inputs
 from fprune.tree import Flat
@@ -58,6 +59,32 @@ def test_copies_and_pickles(again):
     assert again(inputs(X, flag=X)) == inputs(X, flag=X)
 
 
+def test_the_selector_of_outputs_is_no_argument():
+    given = inputs(X, outputs=max, flag=True)
+    assert given.call(lambda *args, **kwargs: (len(args), sorted(kwargs))) == (1, ["flag"])
+    assert (given.outputs, inputs(X).outputs) == (max, None)
+    assert given == inputs(X.clone(), outputs=max, flag=True)
+    assert given != inputs(X, outputs=min, flag=True)
+    assert given != inputs(X, flag=True)
+    assert Inputs.of({"x": X, "outputs": X}) == Inputs((), {"x": X, "outputs": X})
+
+
+def test_the_selector_travels_with_the_tensors():
+    given = inputs(X, outputs=max)
+    for again in (copy.deepcopy(given), pickle.loads(pickle.dumps(given)), tree.map(lambda leaf: leaf, given)):
+        assert again == given
+        assert again.outputs is max
+    assert tree.map(torch.zeros_like, given) == inputs(torch.zeros_like(X), outputs=max)
+
+
+@pytest.mark.parametrize("wrong", [X, 0, "logits", [max]])
+def test_a_selector_is_a_function(wrong):
+    with pytest.raises(ConfigTypeError, match="outputs: expected a function") as caught:
+        inputs(X, outputs=wrong)
+    assert "Inputs((ids,), {'outputs': x})" in caught.value.hint
+
+
 def test_repr_is_one_line():
+    assert repr(inputs(X, outputs=max)) == "Inputs(float32[2, 3], outputs=<built-in function max>)"
     assert repr(inputs(X, 3, ids=X)) == "Inputs(float32[2, 3], 3, ids=float32[2, 3])"
     assert repr(inputs()) == "Inputs()"
