@@ -160,7 +160,6 @@ class _Emitter:
             )
         return value
 
-
     def _mapping(self, value: dict[str, Any]) -> fx.Node:
         """A dict of a class of its own, such as the outputs of model libraries, which are data classes as well."""
         kind, items = type(value), {key: self._value(item) for key, item in value.items()}

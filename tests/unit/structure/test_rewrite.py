@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fprune import Masks, Model, compact
 from fprune.inputs import Inputs
-from fprune.structure.outputs import leaves
 from fprune.structure.constants import known
 from fprune.structure.decide import decide, folds
 from fprune.structure.graph import Graph, run
+from fprune.structure.outputs import leaves
 from fprune.structure.rewrite import Cut
 from fprune.structure.trace import Structure, trace
 from fprune.structure.verify import difference
