@@ -12,7 +12,7 @@ from fprune.structure.flow import Sink
 from fprune.structure.known import Along, Known
 from fprune.structure.labels import Bools, Ints, touched
 from fprune.structure.trace import Structure
-from fprune.structure.transfers.contraction import is_unpadded, taps
+from fprune.structure.transfers.contraction import bias_name, is_unpadded, taps
 
 
 @attrs.frozen(eq=False)
@@ -91,7 +91,7 @@ def decide(
     removed = masked_units(structure, masks, shapes)
     asked = removed.copy()
     reasons: dict[int, str] = {}
-    look = _Look(values)
+    look = _Look(structure, values)
     changed = True
     while changed:
         changed = False
@@ -126,30 +126,46 @@ def _refill(structure: Structure, removed: Bools, reasons: dict[int, str]) -> bo
 class _Look:
     """What sinks ask, answered once."""
 
-    def __init__(self, values: Mapping[int, Known]) -> None:
+    def __init__(self, structure: Structure, values: Mapping[int, Known]) -> None:
+        self._structure = structure
         self._values = values
         self._along: dict[tuple[int, int], Along] = {}
         self._reach: dict[Sink, Tensor] = {}
+        self._active: dict[tuple[int, int], tuple[Tensor, list[int]]] = {}
 
-    def along(self, value: int, dim: int) -> Along:
+    def exact(self, sink: Sink, removed: Bools) -> Bools:
+        """Which indices of a sink may go, given what else goes."""
+        ok = self._vanishes(sink.value, sink.dim, removed)
+        for value, dim in sink.others:
+            ok = ok | self._vanishes(value, dim, removed)
+        if sink.weight is not None and sink.out is not None and not self._values[sink.weight].tainted:
+            ok = ok | ~self._reaches(sink, sink.weight, ~touched(removed, sink.out))
+            if takes_constants(self._structure, sink):
+                along = self._constants(sink.value, sink.dim)
+                ok = ok | (~along.taint & along.constant)
+        return ok.cpu().numpy()
+
+    def _constants(self, value: int, dim: int) -> Along:
         if (value, dim) not in self._along:
             self._along[value, dim] = self._values[value].along(dim)
         return self._along[value, dim]
 
-    def exact(self, sink: Sink, removed: Bools) -> Bools:
-        """Which indices of a sink may go, given what else goes."""
-        along = self.along(sink.value, sink.dim)
-        ok = along.zero
-        if sink.weight is not None and sink.out is not None:
-            if self._values[sink.weight].tainted:
-                return ok.cpu().numpy()  # of a weight that is computed from the input nothing is known
-            ok = ok | ~self._reaches(sink, sink.weight, ~touched(removed, sink.out))
-            if is_unpadded(sink.node):
-                ok = ok | (~along.taint & along.constant)
-        elif sink.other is not None:
-            other = self.along(*sink.other).zero
-            ok = ok | (other if len(other) == len(ok) else other.all())
-        return ok.cpu().numpy()
+    def _vanishes(self, value: int, dim: int, removed: Bools) -> Tensor:
+        """Which slices of a value are 0 whatever the input, at the indices of the other dimensions that stay."""
+        rows = self._structure.rows[value]
+        if (value, dim) not in self._active:
+            known = self._values[value]
+            active = known.taint | (known.value != 0)
+            told = [d for d in range(active.ndim) if d != dim and active.shape[d] > 1]
+            free = [d for d in told if rows[d].any()]
+            whole = [d for d in told if d not in free]
+            active = active.any(whole, keepdim=True) if whole else active
+            self._active[value, dim] = active, free
+        active, free = self._active[value, dim]
+        for d in free:
+            kept = torch.from_numpy(np.flatnonzero(~touched(removed, rows[d]))).to(active.device)
+            active = active.index_select(d, kept).any(d, keepdim=True)
+        return ~active.reshape(-1).expand(len(rows[dim]))
 
     def _reaches(self, sink: Sink, weight: int, kept: Bools) -> Tensor:
         """Which input channels have a non-zero weight to a kept output."""
@@ -158,6 +174,14 @@ class _Look:
         reach = self._reach[sink]
         outputs = torch.from_numpy(kept).to(reach.device).view(reach.shape[0], reach.shape[1], 1)
         return (reach & outputs).any(1).flatten()
+
+
+def takes_constants(structure: Structure, sink: Sink) -> bool:
+    """Whether a layer's bias, or one made for it, can take over the constants of removed channels."""
+    bias = sink.node.bound.get(bias_name(sink.node))
+    return (
+        sink.weight is not None and is_unpadded(sink.node) and (bias is None or bias.index in structure.graph.tensors)
+    )
 
 
 def folds(structure: Structure, decision: Decision, values: Mapping[int, Known]) -> dict[int, Tensor]:
@@ -169,11 +193,11 @@ def folds(structure: Structure, decision: Decision, values: Mapping[int, Known])
     out: dict[int, Tensor] = {}
     for number, sink in enumerate(structure.sinks):
         gone = ~decision.kept(sink.rows)
-        if sink.weight is None or not gone.any():
+        if sink.weight is None or not gone.any() or not takes_constants(structure, sink):
             continue
         along = values[sink.value].along(sink.dim)
         lost = torch.from_numpy(gone).to(along.taint.device) & ~along.taint & along.nonzero
-        if not lost.any() or not is_unpadded(sink.node):
+        if not lost.any():
             continue
         w = taps(sink.node, values[sink.weight].value).sum(3)
         delta = (w * torch.where(lost, along.value, 0).view(w.shape[0], 1, w.shape[2])).sum(2).flatten()

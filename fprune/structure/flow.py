@@ -28,7 +28,7 @@ class Sink:
         weight: the weight operand of a convolution or linear layer.
         out: label rows of the output channels that the weight makes.
         groups: groups of a convolution.
-        other: for a product of two activations, the second operand and its dimension.
+        others: for a product, every other factor that has this dimension, and where.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Sink:
     weight: int | None = None
     out: Ints | None = None
     groups: int = 1
-    other: tuple[int, int] | None = None
+    others: tuple[tuple[int, int], ...] = ()
 
 
 @attrs.frozen
@@ -152,11 +152,12 @@ class Flow:
             size = max((len(row) for row in rows), default=1) if all(len(row) for row in rows) else 0
             rows = [row for row in rows if len(row) == size]
             for row in rows[1:]:
-                self._couple(rows[0], row, node)
+                self.couple(rows[0], row, node)
             out.append(rows[0])
         return out
 
-    def _couple(self, a: Ints, b: Ints, node: Node) -> None:
+    def couple(self, a: Ints, b: Ints, node: Node) -> None:
+        """Let two dimensions live and die together; a barrier is noted when that takes a choice away."""
         free = [self.labels.resolve(row).any(1) for row in (a, b)]
         if (free[0] != free[1]).any():
             self.barriers.append(Barrier(node.name, node.module, node.site, "it meets a value whose size is fixed"))

@@ -12,6 +12,7 @@ from fprune.structure.decide import decide, folds
 from fprune.structure.program import compacted
 from fprune.structure.rewrite import Cut
 from fprune.structure.trace import Structure
+from fprune.structure.transfers.contraction import bias_name
 
 
 @attrs.frozen(eq=False)
@@ -53,7 +54,7 @@ def _holder(structure: Structure, number: int, names: Iterable[str]) -> tuple[st
     """Where the constants of a layer go: its own bias if no other call uses it, else a bias made for this call."""
     graph, sink = structure.graph, structure.sinks[number]
     uses = [index for node in graph.nodes for index in node.inputs]
-    bias = sink.node.bound.get("bias")
+    bias = sink.node.bound.get(bias_name(sink.node))
     weight = graph.tensors.get(sink.weight or -1, f"{sink.node.module}.weight")
     holder = None if bias is None else bias.index
     if holder is not None and uses.count(holder) == 1 and holder in graph.tensors:

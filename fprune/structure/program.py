@@ -12,6 +12,7 @@ from fprune.structure.graph import Node, Ref
 from fprune.structure.labels import Ints
 from fprune.structure.rewrite import REWRITES, Cut, called
 from fprune.structure.trace import Family, Slice, Structure
+from fprune.structure.transfers.contraction import bias_name
 
 _ = _rewrites  # importing the package registers the rules
 
@@ -47,7 +48,7 @@ def compacted(cut: Cut, biases: Mapping[int, tuple[str, int | None]]) -> Structu
         rows[index] = (out[cut.decision.kept(out)],)
         shapes.append((len(rows[index][0]),))
         tensors[index] = name
-        nodes[sink.node.outs] = called(nodes[sink.node.outs], bias=Ref(index))
+        nodes[sink.node.outs] = called(nodes[sink.node.outs], **{bias_name(sink.node): Ref(index)})
     used = {index for node in nodes.values() for index in node.inputs}
     new = attrs.evolve(
         graph,

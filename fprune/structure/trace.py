@@ -223,7 +223,17 @@ def families(tensors: Mapping[str, tuple[Ints, ...]], allowed: Bools) -> tuple[F
         for part in np.split(order, cuts):
             kinds.setdefault(int(kind[part[0]]), []).append((name, dim, labels[part], at[part]))
     found = (_family(apart, parts, tensors) for parts in kinds.values() for apart in _uncrossed(parts))
-    return tuple(sorted(found, key=lambda family: int(family.labels[0])))
+    return _named_apart(sorted(found, key=lambda family: int(family.labels[0])))
+
+
+def _named_apart(found: list[Family]) -> tuple[Family, ...]:
+    """A number after the name of each family but the first that a tensor dimension makes: heads, then their width."""
+    seen: dict[str, int] = {}
+    out: list[Family] = []
+    for family in found:
+        number = seen[family.name] = seen.get(family.name, 0) + 1
+        out.append(family if number == 1 else attrs.evolve(family, name=f"{family.name}#{number}"))
+    return tuple(out)
 
 
 def _family(labels: Ints, parts: list[Owned], tensors: Mapping[str, tuple[Ints, ...]]) -> Family:

@@ -1,5 +1,6 @@
 """How arguments that carry sizes change, one short function an operator: importing this package registers them."""
 
+from fprune.structure.rewrites import attention as attention
 from fprune.structure.rewrites import contraction as contraction
 from fprune.structure.rewrites import norms as norms
 from fprune.structure.rewrites import shape as shape

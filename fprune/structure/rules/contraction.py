@@ -1,4 +1,4 @@
-"""Operators that multiply and sum: convolutions, linear layers, matrix products."""
+"""Layers that multiply by a weight and sum: convolutions and linear layers."""
 
 from typing import Any
 
@@ -56,28 +56,3 @@ def linear(flow: Flow, node: Node, input: Ref, weight: Ref, bias: Ref | None = N
         flow.labels.unify(w[0], flow.dims(bias)[0])
     flow.sink("linear", node, x[-1], input, -1, weight=weight.index, out=w[0])
     return [*x[:-1], w[0]]
-
-
-def product(flow: Flow, node: Node, a: Ref, b: Ref, dim_a: int, dim_b: int) -> None:
-    """Two activations meet along a dimension that is summed."""
-    flow.labels.unify(flow.dims(a)[dim_a], flow.dims(b)[dim_b])
-    flow.sink("product", node, flow.dims(a)[dim_a], a, dim_a, other=(b.index, dim_b % len(flow.shape(b))))
-
-
-@rule("matmul", "bmm", "mm", "mv", "dot")
-def matmul(flow: Flow, node: Node, **bound: Any) -> Dims:
-    """The last dimension of the left operand meets the one before the last of the right; batch dimensions broadcast."""
-    a, b = [value for value in bound.values() if isinstance(value, Ref)][:2]
-    x, y = flow.dims(a), flow.dims(b)
-    product(flow, node, a, b, -1, -2 if len(y) > 1 else 0)
-    rows = [x[-2]] if len(x) > 1 else []
-    columns = [y[-1]] if len(y) > 1 else []
-    batches = [dims[:-2] for dims in (x, y) if len(dims) > 2]
-    return [*(flow.broadcast(batches, node) if batches else []), *rows, *columns]
-
-
-@rule("addmm", "baddbmm")
-def addmm(flow: Flow, node: Node, self: Ref, **bound: Any) -> Dims:
-    """A matrix product plus a broadcast term."""
-    a, b = [value for value in bound.values() if isinstance(value, Ref)][:2]
-    return flow.broadcast([matmul(flow, node, a=a, b=b), flow.dims(self)], node)

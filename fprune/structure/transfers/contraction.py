@@ -11,7 +11,7 @@ from fprune.structure.transfers.registry import Bound, transfer
 
 def is_unpadded(node: Node) -> bool:
     """Whether every output position of a convolution or linear layer sees the whole kernel."""
-    if node.name == "linear":
+    if node.name in ("linear", "addmm"):
         return True
     if node.name.startswith("conv_transpose"):
         return False  # kernels overlap inside and not at the borders
@@ -21,8 +21,15 @@ def is_unpadded(node: Node) -> bool:
     return not any(listed(padding))
 
 
+def bias_name(node: Node) -> str:
+    """The argument of a convolution or linear layer that is added to its outputs."""
+    return "self" if node.name == "addmm" else "bias"
+
+
 def taps(node: Node, weight: Tensor) -> Tensor:
     """A weight as (groups, outputs of a group, inputs of a group, kernel positions), whichever way it is stored."""
+    if node.name == "addmm":
+        return weight.t()[None, :, :, None]
     groups = node.bound.get("groups", 1)
     w = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     return w.transpose(1, 2) if node.name.startswith("conv_transpose") else w

@@ -106,10 +106,43 @@ CONTRACTION = (
     case("matrix by vector", (3, 4), (4,), fn=torch.mv, free=7),
     case("vector by matrix", (4,), (4, 3), fn=torch.matmul, free=7),
     case("dot", (4,), (4,), fn=torch.dot, free=4),
+    case("matmul, matrix by batches", (3, 4), (5, 4, 6), fn=torch.matmul, free=18),
+    case("inner", (2, 4), (3, 4), fn=torch.inner, free=9),
+    case("outer", (4,), (3,), fn=torch.outer, free=7),
+    case("tensordot", (2, 3, 4), (4, 3, 5), fn=lambda a, b: torch.tensordot(a, b, ([1, 2], [1, 0])), free=14),
+    case("addmv", (3,), (3, 4), (4,), fn=torch.addmv, free=7),
+    case("addbmm", (3, 5), (2, 3, 4), (2, 4, 5), fn=torch.addbmm, free=14),
+    case("einsum", (2, 3, 4), (4, 5), fn=lambda *x: torch.einsum("bnd,de->bne", *x), free=14),
+    case("einsum of three", (2, 3), (2, 4), (2, 5), fn=lambda *x: torch.einsum("ra,rb,rc->abc", *x), free=14),
+    case("einsum with dots", (2, 3, 4), (1, 4, 5), fn=lambda *x: torch.einsum("...ij,...jk", *x), free=14),
+    case("einsum, a size of 1", (2, 3), (1, 4), fn=lambda *x: torch.einsum("ab,ac->bc", *x), free=9),
+    case("einsum, transposed", (2, 3), fn=lambda x: torch.einsum("ij->ji", x), free=5),
+    case("einsum, summed", (2, 3), fn=lambda x: torch.einsum("ij->i", x), free=5),
+    case("einsum, diagonal", (3, 3), fn=lambda x: torch.einsum("ii->i", x), free=0, barrier="without a rule"),
     case("mm", (2, 3), (3, 5), fn=torch.mm, free=10),
     case("bmm", (2, 3, 4), (2, 4, 5), fn=torch.bmm, free=14),
     case("addmm", (5,), (2, 3), (3, 5), fn=torch.addmm, free=10),
     case("baddbmm", (2, 3, 5), (2, 3, 4), (2, 4, 5), fn=torch.baddbmm, free=14),
+)
+HEADS = (2, 3, 5, 4)  # batch, heads, positions, width
+
+
+def attend(**rest: Any) -> Callable[..., Any]:
+    return lambda *x: F.scaled_dot_product_attention(*x, **rest)
+
+
+ATTENTION = (
+    case("attention", HEADS, HEADS, HEADS, fn=attend(), free=13, barrier="positions"),
+    case("attention, narrow values", HEADS, HEADS, (2, 3, 5, 6), fn=attend(), free=15),
+    case("attention, cross", HEADS, (2, 3, 7, 4), (2, 3, 7, 4), fn=attend(), free=13),
+    case("attention, one batch", (2, 3, 5, 4), (1, 3, 5, 4), (1, 3, 5, 4), fn=attend(), free=13),
+    case("attention, scaled", HEADS, HEADS, HEADS, fn=attend(scale=0.3), free=13),
+    case("attention, causal", HEADS, HEADS, HEADS, fn=attend(is_causal=True), free=13),
+    case("attention, biased", HEADS, HEADS, HEADS, (3, 5, 5), fn=attend(), free=13),
+    case("attention, biased alike", HEADS, HEADS, HEADS, (1, 5, 5), fn=attend(), free=13),
+    case("attention, no heads", (2, 5, 4), (2, 5, 4), (2, 5, 4), fn=attend(), free=10),
+    case("attention, grouped", (2, 6, 5, 4), HEADS, HEADS, fn=attend(enable_gqa=True), free=15),
+    case("attention, one shared", (2, 6, 5, 4), (2, 1, 5, 4), (2, 1, 5, 4), fn=attend(enable_gqa=True), free=16),
 )
 NORMS = (
     case("batch norm", (2, 4, 3), (4,), (4,), (4,), (4,), fn=lambda x, m, v, w, b: F.batch_norm(x, m, v, w, b), free=4),
@@ -191,7 +224,7 @@ SHAPE = (
     case("channel shuffle", (2, 6, 3, 3), fn=lambda x: F.channel_shuffle(x, 2), free=13),
     case("diagonal", (4, 4), fn=torch.diagonal, free=0, barrier="without a rule"),
 )
-CASES = POINTWISE + CONTRACTION + NORMS + REDUCTION + SHAPE
+CASES = POINTWISE + CONTRACTION + ATTENTION + NORMS + REDUCTION + SHAPE
 
 
 def tensors(model: Model) -> dict[str, Tensor]:

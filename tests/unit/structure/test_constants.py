@@ -44,6 +44,8 @@ class Partly(nn.Module):
             param.data.flatten()[::3] = 0
             if param.ndim > 1 and param.shape[1] == 6:
                 param.data[1, 4:] = 0  # an output that reads constants only
+            if param.shape == (6, 5):
+                param.data[4:, 1] = 0
         self.fn = fn
 
     def forward(self, x: Tensor) -> Any:
@@ -62,6 +64,20 @@ class Case:
 
 
 IMAGE = (6, 4, 4)
+
+
+def attention(x: Tensor, key: Tensor, value: Tensor | None = None, **rest: Any) -> Tensor:
+    """Queries from the input, keys and, if given, values from a parameter."""
+    key = key.expand(2, *key.shape)
+    return F.scaled_dot_product_attention(x, key, x if value is None else value.expand(2, *value.shape), **rest)
+
+
+def grouped_attention(x: Tensor) -> Tensor:
+    """Two heads of keys and values, one of them 0, for four heads of queries."""
+    heads = torch.stack([x[:, 0], torch.zeros_like(x[:, 0])], 1)
+    return F.scaled_dot_product_attention(heads.repeat_interleave(2, 1), heads, heads, enable_gqa=True)
+
+
 CASES = (
     Case("relu", F.relu, complete=False),
     Case("in place", lambda x: x.mul_(2).add_(1)),
@@ -105,6 +121,36 @@ CASES = (
     ),
     Case("transposed 1d", lambda x, w: F.conv_transpose1d(x, w), extra=((6, 3, 2),), complete=False),
     Case("transposed 3d", lambda x, w: F.conv_transpose3d(x, w), (6, 2, 2, 2), ((6, 3, 1, 1, 1),), complete=False),
+    Case("matmul", lambda x, w: x.transpose(1, 2) @ w, extra=((6, 5),)),
+    Case("matmul from the left", lambda x, w: w @ x, extra=((5, 6),)),
+    Case("matmul with itself", lambda x: x @ x.mT),
+    Case("matmul by a vector", lambda x, w: x.mT @ w, extra=((6,),), complete=False),
+    Case("vector by vector", lambda x, w: x[0] @ w, (6,), ((6,),), complete=False),
+    Case("sum of what only repeats", lambda x, w: x[:, :3, :1].expand(2, 3, 4) @ w, extra=((4, 5),)),
+    Case("mm", torch.mm, (6,), ((6, 5),)),
+    Case("mv", lambda x, w: torch.mv(x, w), (6,), ((6,),), complete=False),
+    Case("dot", lambda x, w: torch.dot(x[0, :3], w), (6,), ((3,),), complete=False),
+    Case("inner", lambda x, w: torch.inner(x.mT, w), extra=((5, 6),)),
+    Case("outer", lambda x, w: torch.outer(x[0], w), (6,), ((5,),)),
+    Case("ger", lambda x, w: torch.ger(x[0], w), (6,), ((5,),)),
+    Case("tensordot", lambda x, w: torch.tensordot(x, w, ([1], [0])), extra=((6, 5),)),
+    Case("bmm", lambda x, w: torch.bmm(w.expand(2, 5, 6), x), extra=((5, 6),)),
+    Case("addmm", lambda x, b, w: torch.addmm(b, x, w, beta=2, alpha=3), (6,), ((5,), (6, 5))),
+    Case("addmm of a masked bias", lambda x, w: torch.addmm(x[:, :5], x, w), (6,), ((6, 5),)),
+    Case("addmv", lambda x, b, w: torch.addmv(b, x.mT[0], w), extra=((4,), (6,)), complete=False),
+    Case("baddbmm", lambda x, b, w: torch.baddbmm(b, w.expand(2, 5, 6), x), extra=((5, 4), (5, 6))),
+    Case("addbmm", lambda x, b, w: torch.addbmm(b, w.expand(2, 5, 6), x), extra=((5, 4), (5, 6))),
+    Case("einsum", lambda x, w: torch.einsum("bcp,cd->bpd", x, w), extra=((6, 5),)),
+    Case("einsum of three", lambda x, v, w: torch.einsum("bcp,c,dc->bpd", x, v, w), extra=((6,), (5, 6))),
+    Case("einsum with dots", lambda x, w: torch.einsum("...cp,dc", x, w), extra=((5, 6),)),
+    Case("einsum of one", lambda x: torch.einsum("bcp->cb", x)),
+    Case("einsum of a diagonal", lambda x: torch.einsum("bpp->bp", x @ x.mT), complete=False),
+    Case("attention", lambda x, w: attention(x.mT, w), extra=((4, 6),), complete=False),
+    Case("attention, masked", lambda x, w: attention(x.mT, w, attn_mask=w[:, :4] > 0), extra=((4, 6),), complete=False),
+    Case("attention, causal", lambda x, w: attention(x.mT, w, is_causal=True), extra=((4, 6),), complete=False),
+    Case("attention, dropped", lambda x, w: attention(x.mT, w, dropout_p=0.5), extra=((4, 6),), complete=False),
+    Case("attention, constant positions", lambda x, w: attention(x, w, w), extra=((6, 4),), complete=False),
+    Case("attention, grouped", lambda x: grouped_attention(x.view(2, 1, 6, 4).mT), complete=False),
     Case("batch norm", lambda x, m, w, b: F.batch_norm(x, m, m * m + 1, w, b), extra=((6,),) * 3),
     Case("batch norm, plain", lambda x, m: F.batch_norm(x, m, m * m + 1), (6,), ((6,),)),
     Case("batch norm, training", lambda x: F.batch_norm(x, None, None, training=True), complete=False),
@@ -228,6 +274,17 @@ def test_all_that_is_constant_is_found(case: Case) -> None:
         assert torch.equal(~found[index].taint.expand(found[index].shape), constant)
         some = some or bool(constant.any())
     assert some or case.name in ("mean, kept", "mean of all")
+
+
+@pytest.mark.parametrize(
+    ("rest", "found"),
+    [({}, [0.0, 0.5, -1.5]), ({"dropout_p": 0.5}, [0.0]), ({"attn_mask": torch.ones(4, 4) > 0}, [0.0])],
+)
+def test_attention_passes_what_is_the_same_at_every_key(rest: dict[str, Any], found: list[float]) -> None:
+    """Channels 0 to 2 are constants, channel 3 varies over positions, 4 and 5 depend on the input."""
+    graph, values, _ = analysed(Case("", lambda x, w: attention(x.mT, w, **rest), extra=((4, 6),)))
+    along = values[graph.outputs[0]].along(2)
+    assert along.value[~along.taint].tolist() == found
 
 
 def test_every_transfer_is_tried() -> None:

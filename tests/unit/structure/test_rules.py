@@ -90,7 +90,7 @@ def test_every_rule_is_tried() -> None:
         _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d
         reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d constant_pad_nd
         broadcast_to split_with_sizes zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor
-        arange overwritten""".split()
+        arange overwritten ger""".split()
     )  # share their function with one that is tried, or make values of which nothing goes
     ours = {name for name in RULES if name == "overwritten" or hasattr(torch.ops.aten, name)}  # examples add their own
     assert ours - tried - aliases == set()
