@@ -1,5 +1,7 @@
 """What lives and dies together in a model, and removing it without changing what the model computes."""
 
+from fprune.structure.bisimulate import Divergence as Divergence
+from fprune.structure.bisimulate import bisimulate as bisimulate
 from fprune.structure.compact import Compacted as Compacted
 from fprune.structure.compact import Surgery as Surgery
 from fprune.structure.compact import compact as compact

@@ -1,5 +1,6 @@
 """Make a masked model smaller without changing what it computes."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import attrs
@@ -10,12 +11,13 @@ from fprune.errors import FpruneError, StructureError
 from fprune.lineage import Lineage
 from fprune.masks import Masks
 from fprune.model import Model
+from fprune.structure.bisimulate import first_difference
 from fprune.structure.compact_graph import as_graph
 from fprune.structure.compact_module import in_class
-from fprune.structure.operation import Operation, planned
+from fprune.structure.operation import Operation, planned, rounded, tensors_after
 from fprune.structure.rewrite import Cut
 from fprune.structure.trace import Structure
-from fprune.structure.verify import agree, first_difference
+from fprune.structure.verify import Reference, Verdict, agree
 from fprune.tables import html_table, text_table
 from fprune.tree import Flat
 
@@ -41,6 +43,7 @@ class Surgery:
         folded: biases that took over the constants of removed channels.
         difference: the largest difference of any output from the masked model's, relative to the output's largest
             entry.
+        trials: on which inputs, and in which precision, the two were compared.
     """
 
     style: str
@@ -48,6 +51,7 @@ class Surgery:
     refused: Flat[str]
     folded: tuple[str, ...]
     difference: float
+    trials: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """A table of families."""
@@ -97,7 +101,8 @@ def compact(model: Model, masks: Masks, structure: Structure, *, style: str = "a
     """Remove every masked unit whose removal leaves the outputs as they are.
 
     The removal is decided from the weights alone, exactly; constants that removed channels would have contributed are
-    folded into biases. The result is then run on the example inputs beside the masked model and refused if they differ.
+    folded into biases. The result is then run beside the masked model, on the example inputs and on others of another
+    batch size in float64, and refused if they differ.
 
     Examples:
         >>> import torch
@@ -138,18 +143,11 @@ def compact(model: Model, masks: Masks, structure: Structure, *, style: str = "a
 
 def _operate(masked: Model, masks: Masks, operation: Operation, refused: Flat[str], style: str) -> Compacted:
     cut, new = operation.cut, operation.structure
-    structure, graph = cut.structure, cut.structure.graph
-    tensors = dict(masked.params.merged(masked.buffers))
-    smaller = {**tensors, **{name: cut.tensor(index, tensors[name]) for index, name in graph.tensors.items()}}
-    for number, (name, holder) in operation.biases.items():
-        sink = structure.sinks[number]
-        out = sink.out if sink.out is not None else sink.rows
-        delta = operation.deltas[number]
-        delta = delta[torch.from_numpy(cut.decision.kept(out)).to(delta.device)]
-        held = None if holder is None else smaller[graph.tensors[holder]]
-        smaller[name] = delta if held is None else held + delta
-    lineage = _lineage(masked, masks, cut, frozenset(name for name, _ in operation.biases.values()))
-    model, used, difference = _exact(masked, cut, new, smaller, style)
+    structure = cut.structure
+    exact = tensors_after(masked, operation)
+    folded = frozenset(name for name, _ in operation.biases.values())
+    lineage = _lineage(masked, masks, cut, folded)
+    model, used, verdict = _exact(masked, operation, exact, style)
     left = lineage.slice_masks(masks)
     left = Masks({name: mask for name, mask in left.items() if name in model and not mask.all()})
     removed = {f.name: int(cut.decision.removed[f.labels].sum()) for f in structure.families}
@@ -158,7 +156,8 @@ def _operate(masked: Model, masks: Masks, operation: Operation, refused: Flat[st
         Flat({name: n for name, n in removed.items() if n}),
         refused,
         tuple(sorted(lineage.folded)),
-        difference,
+        verdict.difference,
+        verdict.trials,
     )
     return Compacted(model, left, lineage, new, report)
 
@@ -173,26 +172,31 @@ def _lineage(model: Model, masks: Masks, cut: Cut, folded: frozenset[str]) -> Li
     return attrs.evolve(identity, kept=Flat(kept), masks=masks, folded=folded)
 
 
-def _exact(masked: Model, cut: Cut, new: Structure, tensors: dict[str, Tensor], style: str) -> tuple[Model, str, float]:
+def _exact(masked: Model, operation: Operation, exact: Mapping[str, Tensor], style: str) -> tuple[Model, str, Verdict]:
     """The first form of the smaller model that computes what the masked model does."""
     forms = (("module", in_class), ("module", partial(in_class, literals=True)), ("graph", as_graph))
+    cut, graph = operation.cut, operation.structure.graph
+    tensors = rounded(masked, operation, exact)
+    unrounded = {name: tensor for name, tensor in exact.items() if tensor is not tensors[name]}
+    reference = Reference(masked, cut.structure)
     problems: list[str] = []
-    reference = agree(masked, None, new)
+    trial = reference.example.trial
     for name, form in forms:
         if style not in ("auto", name):
             continue
         try:
-            model = form(masked, new.graph, tensors)
-            verdict = agree(model, reference.outputs, new)
+            model = form(masked, graph, tensors)
+            verdict = agree(model, reference, unrounded)
         except FpruneError as error:
             problems.append(f"style {name!r}: {error.message}")
         except Exception as error:  # the class cannot run with the new sizes
             problems.append(f"style {name!r}: {type(error).__name__}: {error}")
         else:
-            if verdict.ok:
-                return model, name, verdict.difference
-            problems.append(f"style {name!r}: outputs differ by {verdict.difference:.2e} (relative)")
-    where = first_difference(cut, new.graph, masked, tensors)
+            if verdict.failed is None:
+                return model, name, verdict
+            trial = verdict.failed
+            problems.append(f"style {name!r}: outputs differ by {verdict.difference:.2e} (relative) on {trial.name}")
+    where = first_difference(cut, graph, masked, exact, trial)
     raise StructureError(
         "the smaller model would not compute the same. "
         + "; ".join(problems)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 import attrs
+import torch
 from torch import Tensor
 
 from fprune.masks import Masks
@@ -13,6 +14,7 @@ from fprune.structure.program import compacted
 from fprune.structure.rewrite import Cut
 from fprune.structure.trace import Structure
 from fprune.structure.transfers.contraction import bias_name
+from fprune.structure.wide import precise
 
 
 @attrs.frozen(eq=False)
@@ -41,13 +43,44 @@ def planned(masked: Model, masks: Masks, structure: Structure) -> Operation:
         structure: its couplings.
     """
     tensors = masked.params.merged(masked.buffers)
-    values = known(structure.graph, tensors)
-    decision = decide(structure, masks, values, {name: tuple(t.shape) for name, t in tensors.items()})
+    with torch.no_grad(), precise(masked.device):
+        values = known(structure.graph, tensors)
+        decision = decide(structure, masks, values, {name: tuple(t.shape) for name, t in tensors.items()})
+        deltas = folds(structure, decision, values)
     cut = Cut(structure, decision)
-    deltas = folds(structure, decision, values)
     biases = {number: _holder(structure, number, tensors) for number in deltas}
     after = compacted(cut, biases) if decision.removed.any() else structure
     return Operation(cut, deltas, biases, after)
+
+
+def tensors_after(masked: Model, operation: Operation) -> dict[str, Tensor]:
+    """Every parameter and buffer after surgery; those that took up constants are not rounded to the model's precision.
+
+    Args:
+        masked: the model, masks applied.
+        operation: what is to be done to it.
+    """
+    cut, structure = operation.cut, operation.cut.structure
+    tensors = masked.params.merged(masked.buffers)
+    smaller = {**tensors, **{name: cut.tensor(index, tensors[name]) for index, name in structure.graph.tensors.items()}}
+    for number, (name, holder) in operation.biases.items():
+        sink = structure.sinks[number]
+        out = sink.out if sink.out is not None else sink.rows
+        delta = operation.deltas[number]
+        delta = delta[torch.from_numpy(cut.decision.kept(out)).to(delta.device)]
+        held = None if holder is None else smaller[structure.graph.tensors[holder]]
+        smaller[name] = delta if held is None else held + delta
+    return smaller
+
+
+def rounded(masked: Model, operation: Operation, exact: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of `tensors_after` in the precision of the model: a new bias in that of its weight."""
+    graph, sinks = operation.cut.structure.graph, operation.cut.structure.sinks
+    tensors, out = masked.params.merged(masked.buffers), dict(exact)
+    for number, (name, _) in operation.biases.items():
+        like = tensors.get(name, tensors.get(graph.tensors.get(sinks[number].weight or -1, ""), exact[name]))
+        out[name] = exact[name].to(like.dtype)
+    return out
 
 
 def _holder(structure: Structure, number: int, names: Iterable[str]) -> tuple[str, int | None]:

@@ -1,7 +1,7 @@
-"""Check that two models compute the same, and find where they part."""
+"""Check that two models compute the same."""
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cached_property
 
 import attrs
 import torch
@@ -9,69 +9,157 @@ from torch import Tensor, nn
 
 from fprune.inputs import Inputs
 from fprune.model import Model
-from fprune.structure.capture import cloned, tensors_mapped
-from fprune.structure.graph import Graph, Node, run
 from fprune.structure.outputs import leaves, positions
-from fprune.structure.rewrite import Cut
 from fprune.structure.trace import Structure
-from fprune.tree import Flat, generator
+from fprune.structure.trials import Trial, cropped, drawn, example
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+_WIDE_TOLERANCE = 1e-11  # float64 throughout, on both sides
+
+
+@attrs.frozen(eq=False)
+class Answer:
+    """What the masked model returns in a trial."""
+
+    trial: Trial
+    outputs: list[Tensor]
+
+
+@attrs.frozen(eq=False)
+class Reference:
+    """The masked model's answers, each computed once and only when it is asked for.
+
+    Args:
+        masked: the masked model.
+        structure: its couplings, for the example inputs and which outputs matter.
+    """
+
+    masked: Model
+    structure: Structure
+
+    @property
+    def batch(self) -> int:
+        """The first dimension of the first input; 0 when there is none."""
+        graph = self.structure.graph
+        first = graph.shapes[graph.inputs[0]] if graph.inputs else ()
+        return first[0] if first else 0
+
+    def outputs(self, trial: Trial, model: Model) -> list[Tensor]:
+        """Those of a model's outputs that have to stay as they are."""
+        return self.structure.graph.picked(leaves(trial.returned(model)))
+
+    @cached_property
+    def example(self) -> Answer:
+        """On the example inputs, in the model's own precision."""
+        trial = example(self.structure.inputs)
+        return Answer(trial, self.outputs(trial, self.masked))
+
+    @cached_property
+    def cheap(self) -> Answer | None:
+        """On small images, if the inputs are images and the model takes images of any size."""
+        return self._first(cropped(self.structure.inputs, self.batch))
+
+    @cached_property
+    def other(self) -> Answer | None:
+        """On other inputs of another batch size in float64, or what the masked model can do of that."""
+        return self._first(drawn(self.structure.inputs, self.batch))
+
+    def _first(self, trials: list[Trial]) -> Answer | None:
+        for trial in trials:
+            try:
+                outputs = self.outputs(trial, self.masked)
+            except Exception:  # the masked model itself has no float64 kernel, or takes no other batch: try less
+                continue
+            if all(x.isfinite().any() for x in outputs if x.numel()):
+                return Answer(trial, outputs)
+        return None
 
 
 @attrs.frozen(eq=False)
 class Verdict:
-    """The outputs of a model and how they compare with others."""
+    """How a model compares with the masked one.
 
-    outputs: list[Tensor]
-    difference: float
-    ok: bool
-
-
-def agree(model: Model, expected: list[Tensor] | None, structure: Structure) -> Verdict:
-    """Run a model on the example inputs, in evaluation mode, and compare the outputs that matter with those expected.
-
-    Inputs that are one constant, such as zeros, would hide a wrong weight: then drawn ones of their shapes are added.
+    Args:
+        difference: the largest over all outputs and trials, relative to the output's largest entry.
+        trials: what was tried, in order; the last one is the one that failed, if any did.
+        failed: the trial in which the models differ, or None.
     """
-    outputs: list[Tensor] = []
-    for given in _trials(structure.inputs):
-        args, kwargs = cloned((given.args, dict(given.kwargs)))
-        with torch.no_grad():
-            outputs += structure.graph.picked(leaves(model.eval()(*args, **kwargs)))
-    if expected is None:
-        return Verdict(outputs, 0.0, True)
-    differences = [difference(a, b) for a, b in zip(expected, outputs, strict=True)]
-    limits = [_TOLERANCE.get(x.dtype, 0.0) for x in expected]
-    ok = all(d <= limit for d, limit in zip(differences, limits, strict=True))
-    return Verdict(outputs, max(differences, default=0.0), ok)
+
+    difference: float
+    trials: tuple[str, ...]
+    failed: Trial | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the models compute the same."""
+        return self.failed is None
 
 
-def _trials(inputs: Inputs) -> list[Inputs]:
-    floats = [x for x in leaves((inputs.args, dict(inputs.kwargs))) if x.is_floating_point() and x.numel()]
-    if not floats or any((x != x.flatten()[0]).any() for x in floats):
-        return [inputs]
-    drawn = generator(0, "verify")
+def agree(candidate: Model, reference: Reference, exact: Mapping[str, Tensor]) -> Verdict:
+    """Compare a model with the masked one: on the example inputs, and on other inputs in float64.
 
-    def draw(x: Tensor) -> Tensor:
-        return torch.randn(x.shape, generator=drawn).to(x) if x.is_floating_point() else x
+    Args:
+        candidate: the model to check.
+        reference: what the masked model computes.
+        exact: tensors before they were rounded to the model's own precision, for the trials in float64: those that
+            took up constants.
 
-    args, kwargs = tensors_mapped(draw, (inputs.args, dict(inputs.kwargs)))
-    return [inputs, attrs.evolve(inputs, args=args, kwargs=Flat(kwargs))]
+    Raises:
+        Exception: whatever the candidate's forward pass raises.
+    """
+    verdict = _compared(candidate, reference, reference.example, exact)
+    if not verdict.ok:
+        return verdict
+    if reference.cheap is not None:
+        try:
+            small = _compared(candidate, reference, reference.cheap, exact)
+        except Exception:  # a program with its sizes written out: only the full size counts
+            small = None
+        if small is not None and small.ok:
+            return _joined(verdict, small)
+    if reference.other is None:
+        return verdict
+    return _joined(verdict, _compared(candidate, reference, reference.other, exact))
 
 
-def difference(a: Tensor, b: Tensor) -> float:
-    """Largest difference relative to the largest entry of `a`; infinite when shapes or non-finite entries differ."""
+def _joined(a: Verdict, b: Verdict) -> Verdict:
+    return Verdict(max(a.difference, b.difference), (*a.trials, *b.trials), a.failed or b.failed)
+
+
+def _compared(candidate: Model, reference: Reference, answer: Answer, exact: Mapping[str, Tensor]) -> Verdict:
+    trial = answer.trial
+    if trial.wide:
+        candidate = candidate.replace({name: tensor for name, tensor in exact.items() if name in candidate})
+    outputs = reference.outputs(trial, candidate)
+    limits = [_WIDE_TOLERANCE if trial.wide else _TOLERANCE.get(x.dtype, 0.0) for x in answer.outputs]
+    if len(outputs) != len(limits):
+        return Verdict(float("inf"), (trial.name,), trial)
+    gaps = [difference(a, b) for a, b in zip(answer.outputs, outputs, strict=True)]
+    ok = all(gap <= limit for gap, limit in zip(gaps, limits, strict=True))
+    return Verdict(max(gaps, default=0.0), (trial.name,), None if ok else trial)
+
+
+def difference(a: Tensor, b: Tensor, scale: float = 0.0) -> float:
+    """Largest difference relative to the largest entry of `a`; infinite when shapes or non-finite entries differ.
+
+    Args:
+        a: the reference.
+        b: the tensor to compare.
+        scale: differences are relative to this where it is larger than every entry of `a`.
+    """
     if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")
     if not a.numel():
         return 0.0
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     if not a.is_floating_point():
         return 0.0 if torch.equal(a, b) else float("inf")
     finite = a.isfinite()
     if not torch.equal(finite, b.isfinite()) or not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
         return float("inf")
     a, b = a[finite].double(), b[finite].double()
-    scale = a.abs().max().item() if a.numel() else 0.0
+    scale = max(scale, a.abs().max().item() if a.numel() else 0.0)
     gap = (a - b).abs().max().item() if a.numel() else 0.0
     return gap / scale if scale else (0.0 if gap == 0 else float("inf"))
 
@@ -96,45 +184,7 @@ def verify(masked: Model | nn.Module, compacted: Model | nn.Module, inputs: Inpu
         One number per output: the largest difference relative to the largest entry of the reference.
     """
     given = Inputs.of(inputs) or Inputs()
-    results: list[Any] = []
-    for net in (masked, compacted):
-        args, kwargs = cloned((given.args, dict(given.kwargs)))
-        with torch.no_grad():
-            results.append(Model.of(net).eval()(*args, **kwargs))
+    results = [example(given).returned(Model.of(net)) for net in (masked, compacted)]
     pairs = list(zip(*map(leaves, results), strict=True))
     picked = range(len(pairs)) if given.outputs is None else positions(given.outputs, results[0])
     return tuple(difference(*pairs[position]) for position in picked)
-
-
-def first_difference(cut: Cut, new: Graph, masked: Model, tensors: Mapping[str, Tensor]) -> str:
-    """Where the compact program parts from the masked one: every value must equal the masked value's kept part."""
-    before = {**masked.params, **masked.buffers}
-    env_a = _start(cut.structure.graph, before, cut.structure.inputs)
-    env_b = _start(new, tensors, cut.structure.inputs)
-    problem: list[str] = []
-
-    def call(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return node.op(*args, **_placed(kwargs, masked.device))
-
-    try:
-        run(cut.structure.graph, call, env_a)
-        run(new, call, env_b)
-    except Exception as error:
-        problem.append(f"{type(error).__name__}: {error}")
-    for node in new.nodes:
-        for index in node.outs:
-            if index in env_a and index in env_b and difference(cut.tensor(index, env_a[index]), env_b[index]) > 1e-3:
-                return str(node)
-    return problem[0] if problem else ""
-
-
-def _placed(kwargs: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {**kwargs, "device": device} if "device" in kwargs else kwargs
-
-
-def _start(graph: Graph, tensors: Mapping[str, Tensor], inputs: Inputs) -> dict[int, Any]:
-    given = leaves(cloned((inputs.args, dict(inputs.kwargs))))
-    env: dict[int, Any] = dict(zip(graph.inputs, given, strict=True))
-    env.update({index: tensors[name].clone() for index, name in graph.tensors.items()})
-    env.update({index: value.clone() for index, value in graph.constants.items()})
-    return env
