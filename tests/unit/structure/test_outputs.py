@@ -15,7 +15,7 @@ from fprune.errors import ConfigError
 from fprune.inputs import Inputs
 from fprune.structure import compact, trace, verify
 from fprune.structure.outputs import leaves
-from fprune.structure.verify import agree
+from fprune.structure.verify import Reference, agree
 
 X = torch.randn(3, 6, generator=torch.Generator().manual_seed(0)).double()
 KEPT = torch.tensor([True, False, True, True, False, True, False, True])
@@ -105,16 +105,16 @@ def test_exact_and_in_the_container_of_the_model(form: str, style: str) -> None:
 def test_what_is_picked_is_compared_and_the_rest_is_not() -> None:
     model = side()
     structure = trace(model, X, outputs=LOGITS["dict"])
-    reference = agree(model, None, structure).outputs
-    assert [tuple(x.shape) for x in reference] == [(3, 4)]
+    reference = Reference(model, structure)
+    assert [tuple(x.shape) for x in reference.example.outputs] == [(3, 4)]
     head = model.replace({"head.bias": model["head.bias"] + 1})
-    assert agree(model, reference, structure).ok and not agree(head, reference, structure).ok
+    assert agree(model, reference, {}).ok and not agree(head, reference, {}).ok
     order = torch.arange(7, -1, -1)  # channels in another order: other hidden states, equal logits
     turned = {"stem.weight": model["stem.weight"][order], "stem.bias": model["stem.bias"][order]}
     turned |= {"body.weight": model["body.weight"][order][:, order], "body.bias": model["body.bias"][order]}
     other = model.replace({**turned, "head.weight": model["head.weight"][:, order]})
-    assert agree(other, reference, structure).ok
-    assert not agree(other, agree(model, None, trace(model, X)).outputs, trace(model, X)).ok
+    assert agree(other, reference, {}).ok
+    assert not agree(other, Reference(model, trace(model, X)), {}).ok
     assert len(verify(model, other, inputs(X))) == 2
     assert verify(model, other, inputs(X, outputs=LOGITS["dict"])) < (1e-12,)
 
