@@ -115,6 +115,7 @@ class Flow:
         self.barriers: list[Barrier] = []
         self.values: dict[int, Dims] = {index: self.kept(index) for index in (*graph.inputs, *graph.constants)}
         self.values.update({index: [self.labels.fresh(n) for n in graph.shapes[index]] for index in graph.tensors})
+        self._of_tensors = self.labels.count
         for node in graph.nodes:
             self._call(node)
         for index in graph.picked(graph.outputs):
@@ -140,8 +141,16 @@ class Flow:
         """Keep these slices, and say why if that takes a choice away."""
         live = [row for row in rows if self.labels.live(row)]
         if live:
-            self.barriers.append(Barrier(node.name, node.module, node.site, reason))
+            self._note(live, node, reason)
             self.labels.freeze(*live)
+
+    def _note(self, rows: Sequence[Ints], node: Node, reason: str) -> None:
+        """Report a barrier, unless no parameter or buffer has these labels: the size of a constant is nobody's loss."""
+        lost = np.unique(np.concatenate([self.labels.resolve(row).ravel() for row in rows]))
+        lost = lost[lost != 0]
+        tensors = (row for index in self.graph.tensors for row in self.values[index] if len(row) > 1)
+        if (lost < self._of_tensors).any() or any(np.isin(self.labels.resolve(row), lost).any() for row in tensors):
+            self.barriers.append(Barrier(node.name, node.module, node.site, reason))
 
     def broadcast(self, operands: Sequence[Dims], node: Node) -> Dims:
         """Couple operands dimension by dimension, aligned on the right; a size of 1 neither couples nor carries."""
@@ -160,7 +169,7 @@ class Flow:
         """Let two dimensions live and die together; a barrier is noted when that takes a choice away."""
         free = [self.labels.resolve(row).any(1) for row in (a, b)]
         if (free[0] != free[1]).any():
-            self.barriers.append(Barrier(node.name, node.module, node.site, "it meets a value whose size is fixed"))
+            self._note([a[free[0] & ~free[1]], b[free[1] & ~free[0]]], node, "it meets a value whose size is fixed")
         self.labels.unify(a, b)
 
     def _call(self, node: Node) -> None:

@@ -1,22 +1,19 @@
 """Normalisation and means over a dimension of which zero slices were removed: computed as if they were still there."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 
 def ghost_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, width: int, eps: float) -> Tensor:
-    """Layer norm of `x` with `width - C` zeros appended to its last dimension, restricted to the C stored entries.
-
-    mean = sum(x) / width;  var = (sum((x - mean)^2) + (width - C) mean^2) / width
-    """
-    return _scaled(_standardised(x, (-1,), width, eps), weight, bias, -1)
+    """Layer norm of `x` with `width - C` zeros appended to its last dimension, restricted to the C stored entries."""
+    return _scaled(_standardised(x, [-1], x.shape[-1] / width, eps), weight, bias, -1)
 
 
 def ghost_group_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, width: int, eps: float) -> Tensor:
     """Group norm with one group over `width` channels of which those that are not stored are zero."""
-    dims = tuple(range(1, x.ndim))
-    positions = x[0, 0].numel()
-    return _scaled(_standardised(x, dims, width * positions, eps), weight, bias, 1)
+    return _scaled(_standardised(x, list(range(1, x.ndim)), x.shape[1] / width, eps), weight, bias, 1)
 
 
 def ghost_rms_norm(x: Tensor, weight: Tensor | None, width: int, eps: float | None) -> Tensor:
@@ -30,14 +27,44 @@ def ghost_mean(x: Tensor, dims: list[int], keepdim: bool, stored: float) -> Tens
     return x.mean(dims, keepdim=keepdim) * stored
 
 
-def _standardised(x: Tensor, dims: tuple[int, ...], count: int, eps: float) -> Tensor:
-    stored = 1
-    for d in dims:
-        stored *= x.shape[d]
-    mean = x.sum(dims, keepdim=True) / count
-    centred = x - mean
-    var = (centred.pow(2).sum(dims, keepdim=True) + (count - stored) * mean.pow(2)) / count
-    return centred * torch.rsqrt(var + eps)
+def ghost_var_mean(
+    x: Tensor, dims: list[int], correction: float, keepdim: bool, stored: float
+) -> tuple[Tensor, Tensor]:
+    """Variance and mean over dimensions of which zero slices were removed, all but the fraction `stored`.
+
+    With the mean m and the variance v of the n stored entries, f = `stored` and N = n / f:
+
+        mean = f m;  var = (f v + f (1 - f) m^2) N / (N - correction)
+    """
+    var, mean = torch.var_mean(x, dims, correction=0, keepdim=keepdim)
+    var = stored * var + stored * (1 - stored) * mean.square()
+    if correction:
+        count = round(math.prod(x.shape[d] for d in dims) / stored)
+        var = var * (count / (count - correction))
+    return var, stored * mean
+
+
+def ghost_var(x: Tensor, dims: list[int], correction: float, keepdim: bool, stored: float) -> Tensor:
+    """Variance over dimensions of which zero slices were removed, all but the fraction `stored`."""
+    return ghost_var_mean(x, dims, correction, keepdim, stored)[0]
+
+
+def ghost_std(x: Tensor, dims: list[int], correction: float, keepdim: bool, stored: float) -> Tensor:
+    """Standard deviation over dimensions of which zero slices were removed, all but the fraction `stored`."""
+    return ghost_var(x, dims, correction, keepdim, stored).sqrt()
+
+
+def ghost_std_mean(
+    x: Tensor, dims: list[int], correction: float, keepdim: bool, stored: float
+) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean over dimensions of which zero slices were removed, all but the fraction `stored`."""
+    var, mean = ghost_var_mean(x, dims, correction, keepdim, stored)
+    return var.sqrt(), mean
+
+
+def _standardised(x: Tensor, dims: list[int], stored: float, eps: float) -> Tensor:
+    var, mean = ghost_var_mean(x, dims, 0, True, stored)
+    return (x - mean) * torch.rsqrt(var + eps)
 
 
 def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None, dim: int) -> Tensor:

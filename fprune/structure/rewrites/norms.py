@@ -3,7 +3,16 @@
 import math
 from typing import Any
 
-from fprune.structure.ghost import ghost_group_norm, ghost_layer_norm, ghost_mean, ghost_rms_norm
+from fprune.structure.ghost import (
+    ghost_group_norm,
+    ghost_layer_norm,
+    ghost_mean,
+    ghost_rms_norm,
+    ghost_std,
+    ghost_std_mean,
+    ghost_var,
+    ghost_var_mean,
+)
 from fprune.structure.graph import Node, Ref
 from fprune.structure.rewrite import Cut, called, replaced, rewrite
 
@@ -33,11 +42,31 @@ def _rms_norm(cut: Cut, node: Node, input: Ref, weight: Ref | None, **bound: Any
     return replaced(node, ghost_rms_norm, input=input, weight=weight, width=width, eps=bound["eps"])
 
 
+def _stored(cut: Cut, self: Ref, dim: Any, before: float) -> tuple[list[int], float]:
+    """The dimensions that are reduced, and the fraction of their entries that is still stored."""
+    old = cut.old(self)
+    given: list[int] = [dim] if isinstance(dim, int) else dim or list(range(len(old)))
+    dims = [d % len(old) for d in given]
+    return dims, before * math.prod(cut.shape(self)[d] / old[d] for d in dims)
+
+
 @rewrite("mean")
 def _mean(cut: Cut, node: Node, self: Ref, dim: Any = None, keepdim: bool = False, **bound: Any) -> Node:
-    old = cut.old(self)
-    dims = list(range(len(old))) if dim is None else [d % len(old) for d in ([dim] if isinstance(dim, int) else dim)]
-    if all(cut.kept(self, d).all() for d in dims):
+    dims, stored = _stored(cut, self, dim, bound.get("stored", 1.0))
+    if stored == bound.get("stored", 1.0):
         return node
-    stored = bound.get("stored", 1.0) * math.prod(cut.shape(self)[d] / old[d] for d in dims)
     return replaced(node, ghost_mean, self=self, dim=dims, keepdim=keepdim, stored=stored)
+
+
+_VARIANCES = {"var": ghost_var, "std": ghost_std, "var_mean": ghost_var_mean, "std_mean": ghost_std_mean}
+
+
+@rewrite(*_VARIANCES)
+def _variance(cut: Cut, node: Node, self: Ref, dim: Any = None, keepdim: bool = False, **bound: Any) -> Node:
+    dims, stored = _stored(cut, self, dim, bound.get("stored", 1.0))
+    if stored == bound.get("stored", 1.0):
+        return node
+    given = bound.get("correction")
+    correction = float(bound.get("unbiased", True)) if given is None else given
+    ghost = _VARIANCES[node.name]
+    return replaced(node, ghost, self=self, dim=dims, correction=correction, keepdim=keepdim, stored=stored)

@@ -17,7 +17,10 @@ def _sizes(cut: Cut, node: Node, given: list[int], first: int = 0) -> list[int]:
     return [size if size == -1 else n for size, n in zip(given, new, strict=True)]
 
 
-@rewrite("view", "reshape", "_unsafe_view", "expand", "broadcast_to")
+@rewrite(
+    *"""view reshape _unsafe_view expand broadcast_to zeros ones full empty new_zeros new_ones new_full
+    new_empty""".split()
+)
 def _view(cut: Cut, node: Node, **bound: Any) -> Node:
     name = "size" if "size" in bound else "shape"
     return called(node, **{name: _sizes(cut, node, bound[name])})

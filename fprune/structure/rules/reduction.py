@@ -24,16 +24,37 @@ def without(flow: Flow, x: Dims, dims: list[int], index: int) -> Dims:
 @rule("mean", "sum")
 def mean(flow: Flow, node: Node, self: Ref, dim: Any = None, **_: Any) -> Dims:
     """Exact while what is removed is zero; a mean keeps its original divisor."""
+    return summed(flow, node, self, dim, node.name)[0]
+
+
+def summed(flow: Flow, node: Node, self: Ref, dim: Any, kind: str) -> list[Dims]:
+    """A reduction to which zeros add nothing, or nothing but their number."""
     x = flow.dims(self)
     dims = reduced(dim, x)
     for d in dims:
-        flow.sink(node.name, node, x[d], self, d)
-    return without(flow, x, dims, node.out)
+        flow.sink(kind, node, x[d], self, d)
+    return [without(flow, x, dims, index) for index in node.outs]
+
+
+@rule("var", "std", "var_mean", "std_mean")
+def variance(flow: Flow, node: Node, self: Ref, dim: Any = None, **_: Any) -> Dims | list[Dims]:
+    """Exact while what is removed is zero and still counted."""
+    out = summed(flow, node, self, dim, "norm")
+    return out[0] if node.single else out
+
+
+@rule("norm", "linalg_vector_norm")
+def vector_norm(flow: Flow, node: Node, self: Ref, dim: Any = None, **bound: Any) -> Dims | list[Dims] | None:
+    """Zeros add nothing to a norm of positive order."""
+    order = bound.get("p", bound.get("ord"))
+    if order is not None and not order > 0:
+        return along(flow, node, dim)
+    return summed(flow, node, self, dim, "sum")[0]
 
 
 @rule(
     *"""softmax log_softmax cumsum cumprod sort argsort topk argmax argmin amax amin max min any all median logsumexp
-    prod std var var_mean std_mean norm linalg_vector_norm""".split()
+    prod""".split()
 )
 def along(flow: Flow, node: Node, dim: Any = None, **_: Any) -> Dims | list[Dims] | None:
     """The result depends on every index along the dimension: it is kept; the others pass."""

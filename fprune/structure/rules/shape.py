@@ -169,18 +169,30 @@ def narrow(flow: Flow, node: Node, self: Ref, dim: int, start: int, length: int)
     return [*x[:d], x[d][start : start + length], *x[d + 1 :]]
 
 
-@rule("expand", "expand_as", "broadcast_to")
-def expand(flow: Flow, node: Node, self: Ref, **_: Any) -> Dims:
-    """Dimensions of the same size pass; a repeated one is kept."""
+@rule("expand", "broadcast_to")
+def expand(flow: Flow, node: Node, self: Ref, size: list[int], **_: Any) -> Dims:
+    """Dimensions of the same size pass. A repeated one can follow what it meets, unless it is the batch."""
     x, shape = flow.dims(self), flow.shape(node.out)
+    batch = node.batched.get("size", (True, *(False for _ in shape[1:])))
+    out = [frozen(n) if grows else flow.labels.fresh(n) for n, grows in zip(shape, batch, strict=True)]
     lead = len(shape) - len(x)
-    return [x[i - lead] if i >= lead and len(x[i - lead]) == n else frozen(n) for i, n in enumerate(shape)]
+    return [
+        *out[:lead],
+        *(rows if len(rows) == n else new for rows, n, new in zip(x, shape[lead:], out[lead:], strict=True)),
+    ]
 
 
-@rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor", "arange")
-def factory(flow: Flow, node: Node, **_: Any) -> Dims:
-    """A constant made in the forward pass: its size could follow, but is kept."""
-    return flow.kept(node.out)
+@rule("expand_as")
+def expand_as(flow: Flow, node: Node, self: Ref, other: Ref) -> Dims:
+    """Repeated to the size of another value, which it then follows."""
+    return flow.broadcast([flow.dims(self), flow.dims(other)], node)
+
+
+@rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
+def factory(flow: Flow, node: Node, size: list[int], **_: Any) -> Dims:
+    """One number everywhere: its sizes can follow what it meets, unless they grow with the batch."""
+    grows = node.batched.get("size", tuple(False for _ in size))
+    return [frozen(n) if batch else flow.labels.fresh(n) for n, batch in zip(size, grows, strict=True)]
 
 
 @rule("channel_shuffle")

@@ -11,17 +11,30 @@ from fprune.structure.transfers.registry import Bound, transfer
 
 @transfer("cat", "concat", "concatenate")
 def cat(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
-    """Laid end to end; along the other dimensions only what tells indices apart takes room."""
+    """Laid end to end."""
     ndim = len(shapes[0])
-    dim = bound["dim"] % ndim
-    parts = [x for x in bound["tensors"] if len(x.shape) == ndim]
-    wide = [d for d in range(ndim) if d == dim or any(x.varies(d) for x in parts)]
+    return _joined([x for x in bound["tensors"] if len(x.shape) == ndim], bound["dim"] % ndim, shapes[0])
+
+
+@transfer("stack")
+def stack(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
+    """Laid side by side along a dimension of their own."""
+    dim = bound["dim"] % len(shapes[0])
+    shape = (*shapes[0][:dim], 1, *shapes[0][dim + 1 :])
+    return _joined(
+        [Known(x.taint.unsqueeze(dim), x.value.unsqueeze(dim), shape) for x in bound["tensors"]], dim, shapes[0]
+    )
+
+
+def _joined(parts: list[Known], dim: int, shape: Shape) -> Known:
+    """Joined along one dimension; along the others only what tells indices apart takes room."""
+    wide = [d for d in range(len(shape)) if d == dim or any(x.varies(d) for x in parts)]
     parts = [x.over(wide) for x in parts]
     dtype = parts[0].value.dtype
     for x in parts:
         dtype = torch.promote_types(dtype, x.value.dtype)
     aligned: list[tuple[Tensor, Tensor]] = [torch.broadcast_tensors(x.taint, x.value.to(dtype)) for x in parts]
-    return Known.of(torch.cat([t for t, _ in aligned], dim), torch.cat([v for _, v in aligned], dim), shapes[0])
+    return Known.of(torch.cat([t for t, _ in aligned], dim), torch.cat([v for _, v in aligned], dim), shape)
 
 
 @transfer(

@@ -167,7 +167,19 @@ REDUCTION = (
     case("amax", (2, 4, 3), fn=lambda x: x.amax((0, 2)), free=4),
     case("max along", (2, 4), fn=lambda x: x.max(1), free=2),
     case("sort", (2, 4), fn=lambda x: x.sort(1), free=2),
-    case("std", (2, 4), fn=lambda x: x.std(1), free=2),
+    case("std", (2, 4), fn=lambda x: x.std(1), free=6),
+    case("std, kept", (2, 4), fn=lambda x: x.std(1, keepdim=True), free=6),
+    case("var", (2, 4, 3), fn=lambda x: x.var((1, 2), correction=0), free=9),
+    case("var of all", (2, 4), fn=torch.var, free=6),
+    case("var, biased", (2, 4), fn=lambda x: torch.var(x, 1, unbiased=False, keepdim=True), free=6),
+    case("var and mean", (2, 4, 3), fn=lambda x: torch.var_mean(x, (0, 2), correction=2), free=9),
+    case("std and mean", (2, 4, 3), fn=lambda x: torch.std_mean(x, 1), free=9),
+    case("norm", (2, 4, 3), fn=lambda x: x.norm(dim=1), free=9),
+    case("norm of all", (2, 4), fn=lambda x: x.norm(), free=6),
+    case("norm, order 3", (2, 4), fn=lambda x: torch.linalg.vector_norm(x, 3, 1), free=6),
+    case("norm, the largest", (2, 4), fn=lambda x: torch.linalg.vector_norm(x, float("inf"), 1), free=6),
+    case("norm, the smallest", (2, 4), fn=lambda x: torch.linalg.vector_norm(x, -float("inf"), 1), free=2),
+    case("normalize", (2, 4), fn=lambda x: F.normalize(x, dim=1), free=6),
     case("topk", (2, 4), fn=lambda x: x.topk(2, 1), free=2),
     case("max pool", IMAGE, fn=lambda x: F.max_pool2d(x, 2), free=6, barrier="resamples"),
     case("average pool", IMAGE, fn=lambda x: F.avg_pool2d(x, 3, 1, 1), free=6),
@@ -178,6 +190,13 @@ REDUCTION = (
     case("padded channels", (2, 4, 3), fn=lambda x: F.pad(x, (0, 0, 1, 0)), free=5),
     case("embedding", (5, 4), fn=lambda w: F.embedding(torch.tensor([[1, 4, 1]]), w), free=4, barrier="indexed"),
 )
+
+
+def repeated(x: Tensor, n: int) -> Tensor:
+    """Each column `n` times, as keys are repeated for grouped queries."""
+    return x[:, :, None].expand(*x.shape, n)
+
+
 SHAPE = (
     case("view, apart", (2, 6), fn=lambda x: x.view(2, 2, 3), free=7),
     case("view, together", (2, 3, 4), fn=lambda x: x.view(2, 12), free=9),
@@ -212,7 +231,19 @@ SHAPE = (
     case("unbind", (3, 4), fn=lambda x: x.unbind(), free=4, barrier="takes the dimension apart"),
     case("expand", (3, 1), fn=lambda x: x.expand(3, 4), free=3),
     case("expand in front", (3,), fn=lambda x: x.expand(2, 3), free=3),
-    case("expand_as", (1, 3), (4, 3), fn=lambda x, y: x.expand_as(y) + y, free=3),
+    case("expand, met", (3, 1), (4,), fn=lambda x, y: x.expand(3, 4) + y, free=7),
+    case("expand in the middle, merged", (2, 3), (2, 12), fn=lambda x, y: repeated(x, 4).reshape(2, 12) + y, free=9),
+    case("expand in front, met", (3,), (2, 3), fn=lambda x, y: x.expand(2, 3) + y, free=3, barrier="is fixed"),
+    case("expand_as", (1, 3), (4, 3), fn=lambda x, y: x.expand_as(y) + y, free=7),
+    case("expand_as alone", (1, 3), (4, 3), fn=lambda x, y: x.expand_as(y), free=7),
+    case("broadcast_to", (3, 1), (4,), fn=lambda x, y: x.broadcast_to(3, 4) + y, free=7),
+    case("zeros", (4, 3), fn=lambda x: torch.cat([x, torch.zeros(2, 3).double()]), free=7),
+    case("ones", (4, 3), fn=lambda x: x + torch.ones(4, 3).double(), free=7),
+    case("full", (4, 3), fn=lambda x: x * torch.full((4, 1), 0.5).double(), free=7),
+    case("new_zeros", (4, 3), fn=lambda x: torch.stack([x, x.new_zeros(4, 3)]), free=7),
+    case("new_ones", (4, 3), fn=lambda x: x - x.new_ones(3), free=7),
+    case("new_full", (4, 3), fn=lambda x: x - x.new_full((3,), 7.0), free=7),
+    case("arange", (4, 3), fn=lambda x: x + torch.arange(3.0), free=4, barrier="is fixed"),
     case("repeat", (3, 2), fn=lambda x: x.repeat(2, 1), free=5),
     case("tile", (3, 2), fn=lambda x: x.tile(2), free=5),
     case("repeat_interleave", (3, 2), fn=lambda x: x.repeat_interleave(2, 0), free=5),
