@@ -49,6 +49,13 @@ class Reference:
         return self.structure.graph.picked(leaves(trial.returned(model)))
 
     @cached_property
+    def rounding(self) -> float:
+        """What the model's own casts to narrower types forgive: many a norm computes in float32."""
+        nodes = self.structure.graph.nodes
+        casts = [node.bound.get("dtype") for node in nodes if node.inputs]
+        return max((_TOLERANCE.get(dtype, 0.0) for dtype in casts if isinstance(dtype, torch.dtype)), default=0.0)
+
+    @cached_property
     def example(self) -> Answer:
         """On the example inputs, in the model's own precision."""
         trial = example(self.structure.inputs)
@@ -132,6 +139,7 @@ def _compared(candidate: Model, reference: Reference, answer: Answer, exact: Map
         candidate = candidate.replace({name: tensor for name, tensor in exact.items() if name in candidate})
     outputs = reference.outputs(trial, candidate)
     limits = [_WIDE_TOLERANCE if trial.wide else _TOLERANCE.get(x.dtype, 0.0) for x in answer.outputs]
+    limits = [max(limit, reference.rounding) for limit in limits]
     if len(outputs) != len(limits):
         return Verdict(float("inf"), (trial.name,), trial)
     gaps = [difference(a, b) for a, b in zip(answer.outputs, outputs, strict=True)]

@@ -88,13 +88,14 @@ def test_every_rule_is_tried() -> None:
     tried = {node.name for case in CASES for node in free_structure(Applied(case.shapes, case.fn))[1].graph.nodes}
     aliases = set(
         """_unsafe_view reshape_as view_as concat concatenate moveaxis swapaxes swapdims numpy_T log_softmax
-        cumprod argsort argmax argmin amin min any all median logsumexp prod max_pool1d max_pool3d avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d
+        cumprod argsort argmax argmin amin min any all median logsumexp prod max_pool1d max_pool3d avg_pool1d avg_pool3d
+        adaptive_avg_pool1d adaptive_avg_pool3d
         adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool2d_with_indices upsample_nearest1d
         upsample_nearest3d upsample_linear1d upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d
         _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d
         reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d constant_pad_nd
         broadcast_to split_with_sizes zeros ones full empty new_zeros new_ones new_full new_empty
-        overwritten ger""".split()
+        overwritten ger norm""".split()
     )  # share their function with one that is tried, or make values of which nothing goes
     # examples of the documentation add their own rules
     ours = {name for name in RULES if name == "overwritten" or hasattr(torch.ops.aten, name)}
