@@ -11,7 +11,7 @@ from fprune.inputs import Inputs
 from fprune.model import Model
 from fprune.structure.outputs import leaves, positions
 from fprune.structure.trace import Structure
-from fprune.structure.trials import Trial, cropped, drawn, example
+from fprune.structure.trials import Trial, cheap, drawn, example
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _WIDE_TOLERANCE = 1e-11  # float64 throughout, on both sides
@@ -63,8 +63,8 @@ class Reference:
 
     @cached_property
     def cheap(self) -> Answer | None:
-        """On small images, if the inputs are images and the model takes images of any size."""
-        return self._first(cropped(self.structure.inputs, self.batch))
+        """On one sample and small images, if the model takes them."""
+        return self._first(cheap(self.structure.inputs, self.batch))
 
     @cached_property
     def other(self) -> Answer | None:

@@ -112,21 +112,29 @@ def tried(fn: Callable[[Tensor], Tensor], x: Tensor) -> tuple[str, ...]:
 
 def test_what_the_masked_model_cannot_do_is_left_out() -> None:
     x = torch.randn(2, 4)
-    assert tried(lambda x: x, x) == ("example inputs", "drawn inputs, batch 3, float64")
+    assert tried(lambda x: x, x) == ("example inputs", "drawn inputs, batch 1, float64")
+    assert tried(lambda x: x.view(2, -1, 4).sum(0), x.repeat(2, 1)) == (
+        "example inputs",
+        "drawn inputs, batch 2, float64",
+    )
+    assert tried(lambda x: x.view(-1, 8).view(-1, 4), x) == ("example inputs", "drawn inputs, float64")
     assert tried(fixed_batch, x) == ("example inputs", "drawn inputs, float64")
     assert tried(no_float64, x) == ("example inputs", "drawn inputs")
     assert tried(lambda x: x / 0 * 0, x) == ("example inputs",), "an output that is NaN throughout says nothing"
     images = torch.rand(1, 4, 200, 4)
+    many = images.expand(6, 4, 200, 4)
+    assert tried(lambda x: x, many)[1:] == ("drawn inputs, batch 1, cropped, float64",)
     assert tried(lambda x: x, images)[1:] == ("drawn inputs, batch 2, cropped, float64",)
     assert tried(lambda x: x.view(-1, 4, 200, 4), images)[1:] == ("drawn inputs, batch 2, float64",)
 
 
 def test_a_model_that_is_right_on_one_batch_size_alone_is_refused() -> None:
     model = Model.from_module(Odd(lambda x: x))
-    other = Model.from_module(Odd(lambda x: x if len(x) == 2 else x[:1].expand_as(x)))
+    other = Model.from_module(Odd(lambda x: x if len(x) == 2 else x * 2))
     reference = Reference(model, trace(model, inputs(torch.randn(2, 4))))
     found = agree(other, reference, {})
     assert found.failed is not None and found.failed.name == "drawn inputs, batch 3, float64"
+    assert found.trials == ("example inputs", "drawn inputs, batch 3, float64")
 
 
 def test_numbers_drawn_in_the_forward_pass_are_the_same_on_both_sides() -> None:
