@@ -113,9 +113,10 @@ class Flow:
         self.labels = Labels()
         self.sinks: list[Sink] = []
         self.barriers: list[Barrier] = []
-        self.values: dict[int, Dims] = {index: self.kept(index) for index in (*graph.inputs, *graph.constants)}
+        self.values: dict[int, Dims] = {index: self.kept(index) for index in graph.inputs}
         self.values.update({index: [self.labels.fresh(n) for n in graph.shapes[index]] for index in graph.tensors})
         self._of_tensors = self.labels.count
+        self.values.update({index: [self.labels.fresh(n) for n in graph.shapes[index]] for index in graph.constants})
         for node in graph.nodes:
             self._call(node)
         for index in graph.picked(graph.outputs):

@@ -26,6 +26,18 @@ def _view(cut: Cut, node: Node, **bound: Any) -> Node:
     return called(node, **{name: _sizes(cut, node, bound[name])})
 
 
+@rewrite("arange", "linspace", "eye")
+def _sequence(cut: Cut, node: Node, value: Tensor | None = None, **_: Any) -> Node:
+    """What is left of the sequence, written out."""
+    whole = node.op(*node.args, **{**node.kwargs, "device": "cpu"}) if value is None else value
+    return replaced(node, written_out, value=cut.tensor(node.out, whole))
+
+
+def written_out(value: Tensor) -> Tensor:
+    """Stands for a call that gives the same numbers in every run."""
+    return value
+
+
 @rewrite("unflatten")
 def _unflatten(cut: Cut, node: Node, self: Ref, dim: int, sizes: list[int], **_: Any) -> Node:
     return called(node, sizes=_sizes(cut, node, sizes, dim % len(cut.old(self))))

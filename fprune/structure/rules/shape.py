@@ -195,6 +195,12 @@ def factory(flow: Flow, node: Node, size: list[int], **_: Any) -> Dims:
     return [frozen(n) if batch else flow.labels.fresh(n) for n, batch in zip(size, grows, strict=True)]
 
 
+@rule("arange", "linspace", "eye")
+def sequence(flow: Flow, node: Node, **_: Any) -> Dims:
+    """Numbers that are the same in every run: a constant, which can be cut like one."""
+    return [flow.labels.fresh(n) for n in flow.shape(node.out)]
+
+
 @rule("channel_shuffle")
 def channel_shuffle(flow: Flow, node: Node, self: Ref, groups: int) -> Dims:
     """(group, place) becomes (place, group): whole groups go, or one place of every group."""

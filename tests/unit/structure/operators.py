@@ -124,6 +124,7 @@ CONTRACTION = (
     case("addmm", (5,), (2, 3), (3, 5), fn=torch.addmm, free=10),
     case("baddbmm", (2, 3, 5), (2, 3, 4), (2, 4, 5), fn=torch.baddbmm, free=14),
 )
+ASIDE = torch.tensor([1.0, 2, 4])
 HEADS = (2, 3, 5, 4)  # batch, heads, positions, width
 
 
@@ -243,7 +244,10 @@ SHAPE = (
     case("new_zeros", (4, 3), fn=lambda x: torch.stack([x, x.new_zeros(4, 3)]), free=7),
     case("new_ones", (4, 3), fn=lambda x: x - x.new_ones(3), free=7),
     case("new_full", (4, 3), fn=lambda x: x - x.new_full((3,), 7.0), free=7),
-    case("arange", (4, 3), fn=lambda x: x + torch.arange(3.0), free=4, barrier="is fixed"),
+    case("arange", (4, 3), fn=lambda x: x + torch.arange(3.0), free=7),
+    case("linspace", (4, 3), fn=lambda x: x + torch.linspace(0, 1, 3), free=7),
+    case("eye", (4, 3), fn=lambda x: x + torch.eye(4, 3), free=7),
+    case("a tensor kept aside", (4, 3), fn=lambda x: x * ASIDE, free=7),
     case("repeat", (3, 2), fn=lambda x: x.repeat(2, 1), free=5),
     case("tile", (3, 2), fn=lambda x: x.tile(2), free=5),
     case("repeat_interleave", (3, 2), fn=lambda x: x.repeat_interleave(2, 0), free=5),
