@@ -23,6 +23,7 @@ from fprune.structure.arguments import listed, rebuilt
 from fprune.structure.graph import Graph, Node, Ref, refs
 from fprune.structure.operators import bind, is_inplace, overwritten
 from fprune.structure.outputs import positions
+from fprune.structure.overlap import overlap
 from fprune.structure.provenance import Watch, trace_attributes
 from fprune.structure.shapes import SHAPES
 
@@ -64,6 +65,7 @@ class Recording(TorchDispatchMode):
         self._from_input: set[int] = set()
         self._watch = Watch()
         self._tensors: dict[int, str] = {}
+        self._masks: set[int] = set()
 
     def run(self, net: nn.Module, inputs: Inputs, device: torch.device) -> Graph:
         """Run a private module once and keep what it did."""
@@ -160,8 +162,8 @@ class Recording(TorchDispatchMode):
         sources = _sourced(bound, self._watch.sources)
         single = isinstance(out, Tensor)
         self._nodes.append(Node(func, plain, ref_args, ref_kwargs, bound, outs, single, module, site, sources=sources))
-        if inplace:
-            self._overwrite(tensors[0], site, module)
+        if inplace and torch.Tag.inplace_view not in func.tags:
+            self._overwrite(tensors[0], ref_args[0], site, module)
         return out
 
     @classmethod
@@ -177,23 +179,27 @@ class Recording(TorchDispatchMode):
     def _left(self, *_: Any) -> None:
         self._modules.pop()
 
-    def _overwrite(self, written: Tensor, site: str, module: str) -> None:
+    def _overwrite(self, written: Tensor, before: Ref, site: str, module: str) -> None:
         """Every other tensor over the same memory has changed too: give it a new number."""
         number = self._numbers[id(written)]
         for other in list(self._sharing.get(_storage(written), {}).values()):
-            if other is not written:
-                args = (Ref(self._numbers[id(other)]), Ref(number))
-                fresh = self._number(other, rebind=True)
-                bound = {"value": args[0], "written": args[1]}
-                self._nodes.append(Node(overwritten, "overwritten", args, {}, bound, (fresh,), True, module, site))
-                if number in self._from_input:
-                    self._from_input.add(fresh)
+            meets = overlap(other, written)
+            if other is written or (meets is not None and meets.apart):
+                continue
+            args: tuple[Any, ...] = (Ref(self._numbers[id(other)]), before, Ref(number), meets)
+            fresh = self._number(other, rebind=True)
+            bound: dict[str, Any] = {"value": args[0], "before": before, "written": args[2], "overlap": meets}
+            self._nodes.append(Node(overwritten, "overwritten", args, {}, bound, (fresh,), True, module, site))
+            if number in self._from_input:
+                self._from_input.add(fresh)
 
     def _number(self, tensor: Tensor, *, rebind: bool = False) -> int:
         if not rebind and id(tensor) in self._numbers:
             return self._numbers[id(tensor)]
         number = len(self._shapes)
         self._shapes.append(tuple(tensor.shape))
+        if tensor.dtype in (torch.bool, torch.uint8):
+            self._masks.add(number)
         self._same(tensor, tensor, number)
         return number
 
@@ -240,6 +246,7 @@ class Recording(TorchDispatchMode):
             returns,
             arguments,
             preserved,
+            frozenset(self._masks & needed),
         )
 
 

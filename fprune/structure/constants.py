@@ -19,6 +19,8 @@ from fprune.structure.operators import is_pointwise
 from fprune.structure.transfers.registry import TRANSFER, executed, pointwise
 
 _ = _transfers  # importing the package registers the transfer functions
+_UNWRITTEN = frozenset(("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"))
+_OWN_WAY = frozenset(("overwritten",))  # what it stands for is not what it gives when it is called alone
 
 
 def known(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[int, Known]:
@@ -40,7 +42,7 @@ def known(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[int, Known]:
         shapes = tuple(graph.shapes[index] for index in node.outs)
         operands = [env[index] for index in node.inputs]
         out = None
-        if not any(x.tainted for x in operands) and not _is_random(node):
+        if node.name not in _OWN_WAY and not any(x.tainted for x in operands) and not _is_random(node):
             out = executed(node, args, kwargs, like.device)
         elif node.name in TRANSFER:
             bound = {name: substitute(value, env.__getitem__) for name, value in node.bound.items()}
@@ -56,6 +58,8 @@ def known(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[int, Known]:
 
 
 def _is_random(node: Node) -> bool:
-    """Whether a call draws numbers: its result is no constant, even if no input reaches it."""
+    """Whether a call draws numbers, or leaves memory as it is: no constant, even if no input reaches it."""
+    if node.name in _UNWRITTEN:
+        return True
     draws = torch.Tag.nondeterministic_seeded in getattr(node.op, "tags", ())
     return draws and node.bound.get("train", True) and node.bound.get("training", True)

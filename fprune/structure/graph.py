@@ -79,6 +79,7 @@ class Graph:
         returns: what the forward pass returned, tensors replaced by `Ref`.
         arguments: what the forward pass was given, `(args, kwargs)`, tensors replaced by `Ref`.
         preserved: positions among the outputs of those that have to stay as they are; None for all of them.
+        masks: the values that hold booleans; as an index such a value says which entries to take.
     """
 
     nodes: tuple[Node, ...]
@@ -90,6 +91,7 @@ class Graph:
     returns: Any
     arguments: Any
     preserved: tuple[int, ...] | None = None
+    masks: frozenset[int] = frozenset()
 
     def picked(self, outputs: Sequence[T]) -> list[T]:
         """Of something that is given for each output, what belongs to those that have to stay as they are."""

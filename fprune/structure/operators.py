@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from fprune.structure.arguments import rebuilt
 from fprune.structure.graph import Node
 
 POINTWISE = frozenset(
@@ -31,13 +32,9 @@ def is_inplace(op: Callable[..., Any]) -> bool:
     return schema is not None and schema.name.endswith("_") and schema.is_mutable
 
 
-def functional(op: Callable[..., Any]) -> Callable[..., Any]:
-    """The out-of-place form of an in-place operator; any other operator as it is."""
-    if not is_inplace(op):
-        return op
-    schema = _schema(op)
-    packet = getattr(torch.ops.aten, schema.name.split("::")[1].removesuffix("_"), None)
-    return getattr(packet, schema.overload_name or "default", op) if packet is not None else op
+def placed(tree: Any, device: torch.device) -> Any:
+    """Arguments with every device among them replaced: programs are recorded on the meta device."""
+    return rebuilt(tree, lambda entry: device if isinstance(entry, torch.device) else entry)
 
 
 def bind(op: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +63,7 @@ def aten(name: str, overload: str = "default") -> Callable[..., Any]:
     return getattr(getattr(torch.ops.aten, name), overload)
 
 
-def overwritten(value: Tensor, written: Tensor) -> Tensor:
-    """Stands for `value` after `written`, which shares its memory, was changed in place: the same tensor, read anew."""
-    del written
+def overwritten(value: Tensor, before: Tensor, written: Tensor, overlap: Any) -> Tensor:
+    """Stands for `value` after a tensor in the same memory went from `before` to `written`: the same, read anew."""
+    del before, written, overlap
     return value

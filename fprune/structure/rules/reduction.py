@@ -122,10 +122,3 @@ def glu(flow: Flow, node: Node, self: Ref, dim: int = -1) -> Dims:
     half = len(x[d]) // 2
     flow.labels.unify(x[d][:half], x[d][half:])
     return [*x[:d], x[d][:half], *x[d + 1 :]]
-
-
-@rule("overwritten")
-def overwritten(flow: Flow, node: Node, value: Ref, written: Ref) -> Dims:
-    """A view of these values was changed in place: both are kept whole."""
-    flow.freeze([*flow.dims(value), *flow.dims(written)], node, "a view of these values is changed in place")
-    return flow.kept(node.out)

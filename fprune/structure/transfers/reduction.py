@@ -1,4 +1,4 @@
-"""How constants pass through reductions, resampling and table lookup."""
+"""How constants pass through reductions and resampling."""
 
 import torch
 
@@ -46,11 +46,3 @@ def reduced(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
         kept = [d for d in range(ndim) if d not in dims]
         taint, value = (t.permute(*kept, *dims).flatten(len(kept)).squeeze(-1) for t in (taint, value))
     return Known.of(taint, value, shapes[0])
-
-
-@transfer("embedding")
-def embedding(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
-    """A column that is the same for the whole vocabulary is a constant."""
-    along = bound["weight"].along(1)
-    place = [-1 if d == len(shapes[0]) - 1 else 1 for d in range(len(shapes[0]))]
-    return Known.of((along.taint | ~along.constant).view(place), along.value.view(place), shapes[0])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fprune.structure.graph import Node, Shape
 from fprune.structure.known import Known, mapped
-from fprune.structure.operators import functional
+from fprune.structure.operators import is_inplace, placed
 
 Bound: TypeAlias = Mapping[str, Any]
 Transfer: TypeAlias = Callable[[Node, Bound, tuple[Shape, ...]], "Known | list[Known] | None"]
@@ -33,14 +33,27 @@ def pointwise(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], operand
     taint = operands[0].taint
     for operand in operands[1:]:
         taint = taint | operand.taint
-    value = functional(node.op)(*mapped(args, lambda k: k.value), **mapped(kwargs, lambda k: k.value))
+    values: list[Tensor] = torch.broadcast_tensors(*(operand.value for operand in operands))
+
+    def small(k: Known) -> Tensor:
+        return k.value.expand(values[0].shape) if k is args[0] and is_inplace(node.op) else k.value
+
+    value = _applied(node, mapped(args, small), mapped(kwargs, small), taint.device)
     return Known.of(taint, value, shape)
 
 
 def executed(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> Known | list[Known]:
     """No operand depends on the input: the result is what the operator gives."""
-    if "device" in kwargs:  # recorded on the meta device
-        kwargs = {**kwargs, "device": device}
     whole: Callable[[Known], Tensor] = lambda k: k.value.expand(k.shape)  # noqa: E731
-    out = functional(node.op)(*mapped(args, whole), **mapped(kwargs, whole))
+    out = _applied(node, mapped(args, whole), mapped(kwargs, whole), device)
     return Known.constant(out) if node.single else [Known.constant(t) for t in out]
+
+
+def _applied(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> Any:
+    """Call the operator; one that writes in place writes a copy, and a view of what has other strides is a copy."""
+    args, kwargs = placed(args, device), placed(kwargs, device)
+    if is_inplace(node.op):
+        args = (args[0].clone(memory_format=torch.contiguous_format), *args[1:])
+    if node.name in ("view", "_unsafe_view") and "dtype" not in node.bound:
+        return args[0].reshape(*args[1:])
+    return node.op(*args, **kwargs)

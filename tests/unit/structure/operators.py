@@ -257,7 +257,7 @@ SHAPE = (
     case("pixel shuffle", (2, 8, 3, 3), fn=lambda x: F.pixel_shuffle(x, 2), free=10),
     case("pixel unshuffle", (2, 3, 4, 4), fn=lambda x: F.pixel_unshuffle(x, 2), free=9),
     case("channel shuffle", (2, 6, 3, 3), fn=lambda x: F.channel_shuffle(x, 2), free=13),
-    case("diagonal", (4, 4), fn=torch.diagonal, free=0, barrier="without a rule"),
+    case("kron", (4, 4), (2, 2), fn=torch.kron, free=0, barrier="without a rule"),
 )
 CASES = POINTWISE + CONTRACTION + ATTENTION + NORMS + REDUCTION + SHAPE
 

@@ -1,0 +1,101 @@
+"""Operators that look up and write, one at a time."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.unit.structure.operators import case
+
+
+def ints(*values: int) -> Tensor:
+    return torch.tensor(values)
+
+
+def written(x: Tensor, write: object) -> Tensor:
+    """A copy of `x`, a view of it changed in place, and the copy read again."""
+    y = x + 0
+    write(y)  # type: ignore[operator]
+    return y * 2
+
+
+def masked(x: Tensor) -> Tensor:
+    return x[torch.tensor([True, False, True, True])]
+
+
+LOOKED_UP = (
+    case("index the first", (5, 3), fn=lambda x: x[ints(0, 4, 2)], free=3, barrier="it is indexed"),
+    case("index the last", (5, 3), fn=lambda x: x[:, ints(0, 2)], free=5),
+    case("index by a grid", (3, 5, 4), fn=lambda x: x[:, ints(0, 4, 2, 2).view(2, 2)], free=7),
+    case("indices side by side", (3, 5, 5, 4), fn=lambda x: x[:, ints(0, 4), ints(1, 3)], free=7),
+    case("indices apart", (5, 3, 5, 4), fn=lambda x: x[ints(0, 4), :, ints(1, 3)], free=7),
+    case("indices apart, later", (4, 5, 3, 5), fn=lambda x: x[:, ints(0, 4), :, ints(1, 3)], free=7),
+    case("index that is a number", (3, 5, 4), fn=lambda x: x[:, torch.tensor(2)], free=11),
+    case("index by a mask", (4, 3), fn=masked, free=3),
+    case("index by a mask of two", (2, 2, 3), fn=lambda x: x[torch.tensor([[True, False], [True, True]])], free=3),
+    case("index by a mask and a number", (4, 5, 3), fn=lambda x: x[torch.ones(4) > 0, ints(0, 1, 1, 3)], free=3),
+    case("index_select", (5, 3), fn=lambda x: x.index_select(0, ints(0, 4, 2)), free=3),
+    case("gather", (5, 3), fn=lambda x: x.gather(0, ints(0, 4, 2, 1, 1, 3).view(2, 3)), free=0),
+    case("gather from equals", (5, 3), (4, 3), fn=lambda x, y: x.gather(0, (y * 0).long()), free=7),
+    case("gather from more", (5, 4), (4, 3), fn=lambda x, y: x.gather(0, (y * 0).long()), free=8),
+    case("take_along_dim", (5, 3), (4, 1), fn=lambda x, y: x.take_along_dim((y * 0).long(), 0), free=7),
+    case("take_along_dim, flat", (5, 3), fn=lambda x: x.take_along_dim(ints(3, 1)), free=0),
+    case("nonzero", (5, 3), fn=lambda x: (x * 1).nonzero(), free=0, barrier="reads every entry"),
+    case("masked_select", (5, 3), fn=lambda x: x.masked_select(x > 0), free=0),
+    case("embedding bag", (5, 3), fn=lambda w: F.embedding_bag(ints(0, 1, 4), w, ints(0, 1)), free=3),
+    case("diagonal", (4, 4), fn=torch.diagonal, free=4),
+    case("diagonal of an oblong", (2, 4, 6), fn=lambda x: x.diagonal(0, 1, 2), free=8),
+    case("diagonal off the main one", (4, 4), fn=lambda x: x.diagonal(1), free=0, barrier="not the main one"),
+    case("diag_embed", (3, 4), fn=torch.diag_embed, free=3),
+    case("tril", (3, 4, 4), fn=torch.tril, free=3),
+    case("triu", (3, 4, 4), fn=lambda x: x.triu(1), free=3),
+    case("windows", (3, 6), fn=lambda x: x.unfold(1, 3, 2), free=3, barrier="windows"),
+)
+WRITES = (
+    case("write a row", (4, 3), fn=lambda x: written(x, lambda y: y[1].mul_(2)), free=6),
+    case("write a range", (4, 3), (2, 3), fn=lambda x, v: written(x, lambda y: y[1:3].copy_(v)), free=7),
+    case("write columns", (4, 3), (4, 2), fn=lambda x, v: written(x, lambda y: y[:, :2].add_(v)), free=7),
+    case("write transposed", (4, 3), (3, 4), fn=lambda x, v: written(x, lambda y: y.t().add_(v)), free=7),
+    case(
+        "write a part of a view",
+        (4, 6),
+        (4, 2),
+        fn=lambda x, v: written(x, lambda y: y.view(4, 3, 2)[:, 1].add_(v)),
+        free=8,
+    ),
+    case("fill", (4, 3), fn=lambda x: written(x, lambda y: y[1:].fill_(2)), free=7),
+    case("slice_scatter", (6, 3), (2, 3), fn=lambda x, v: x.slice_scatter(v, 0, 1, 3), free=9),
+    case("slice_scatter of all", (4, 3), (4, 3), fn=lambda x, v: x.slice_scatter(v), free=7),
+    case("select_scatter", (6, 3), (6,), fn=lambda x, v: x.select_scatter(v, 1, 1), free=8, barrier="one index"),
+    case("scatter", (5, 3), (2, 3), fn=lambda x, v: x.scatter(0, (v * 0).long(), v), free=3),
+    case("scatter a number", (5, 3), fn=lambda x: x.scatter(0, ints(1, 0, 2).view(1, 3), 2.0), free=0),
+    case("scatter_add", (5, 4), (2, 3), fn=lambda x, v: x.scatter_add(0, (v * 0).long(), v), free=4),
+    case("index_add", (5, 3), (2, 3), fn=lambda x, v: x.index_add(0, ints(1, 4), v), free=3, barrier="given indices"),
+    case("index_copy", (3, 5), (3, 2), fn=lambda x, v: x.index_copy(1, ints(1, 4), v), free=3),
+    case("index_fill", (3, 5), fn=lambda x: x.index_fill(1, ints(1, 4), 2.0), free=3),
+    case("index_put", (5, 3), (2, 3), fn=lambda x, v: x.index_put((ints(1, 4),), v), free=3),
+    case(
+        "index_put apart",
+        (5, 3, 5),
+        (2, 3),
+        fn=lambda x, v: written(x, lambda y: y.__setitem__((ints(1, 4), slice(None), ints(0, 2)), v)),
+        free=3,
+    ),
+    case(
+        "index_put a number",
+        (3, 5),
+        fn=lambda x: written(x, lambda y: y.__setitem__((slice(None), ints(1, 4)), 2.0)),
+        free=3,
+    ),
+    case(
+        "write by a mask",
+        (4, 3),
+        (3,),
+        fn=lambda x, v: written(x, lambda y: y.__setitem__(ints(1, 0, 1, 1) > 0, v)),
+        free=3,
+    ),
+)
+CASES = LOOKED_UP + WRITES
+ALIASES = frozenset(
+    "_unsafe_index _index_put_impl argwhere unique_dim _unique2 unique_consecutive bincount scatter_reduce index_reduce".split()
+)
+"""Rules that share their function with one that is tried."""
