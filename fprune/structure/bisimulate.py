@@ -16,6 +16,7 @@ from fprune.structure.capture import cloned
 from fprune.structure.flow import RULES
 from fprune.structure.graph import Graph, Node, substitute
 from fprune.structure.operation import planned, tensors_after
+from fprune.structure.operators import placed
 from fprune.structure.outputs import leaves
 from fprune.structure.rewrite import REWRITES, Cut, called
 from fprune.structure.trace import Structure
@@ -149,10 +150,8 @@ class _Machine:
 
     def call(self, node: Node) -> None:
         node = self._sized(node)
-        args = substitute(node.args, self.values.__getitem__)
-        kwargs = substitute(dict(node.kwargs), self.values.__getitem__)
-        if "device" in kwargs:  # recorded on the meta device
-            kwargs = {**kwargs, "device": self._device}
+        args = placed(substitute(node.args, self.values.__getitem__), self._device)
+        kwargs = placed(substitute(dict(node.kwargs), self.values.__getitem__), self._device)
         result = node.op(*args, **kwargs)
         self.values.update(zip(node.outs, (result,) if node.single else result, strict=True))
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ def pointwise(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], operand
     taint = operands[0].taint
     for operand in operands[1:]:
         taint = taint | operand.taint
-    values: list[Tensor] = torch.broadcast_tensors(*(operand.value for operand in operands))
+    values = cast("list[Tensor]", torch.broadcast_tensors(*(operand.value for operand in operands)))
 
     def small(k: Known) -> Tensor:
         return k.value.expand(values[0].shape) if k is args[0] and is_inplace(node.op) else k.value

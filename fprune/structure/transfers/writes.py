@@ -1,6 +1,6 @@
 """How constants pass through operators that write into part of a value, or fill it."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def where(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | None:
         return None
     a, b = bound["self"], bound["other"]
     taint = torch.where(condition.value, _taint(a, condition), _taint(b, condition))
-    value: Tensor = torch.where(condition.value, *(k.value if isinstance(k, Known) else k for k in (a, b)))
+    value = cast("Tensor", torch.where(condition.value, *(k.value if isinstance(k, Known) else k for k in (a, b))))
     return Known.of(taint, value, shapes[0])
 
 
