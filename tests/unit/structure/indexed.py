@@ -96,6 +96,7 @@ WRITES = (
 )
 CASES = LOOKED_UP + WRITES
 ALIASES = frozenset(
-    "_unsafe_index _index_put_impl argwhere unique_dim _unique2 unique_consecutive bincount scatter_reduce index_reduce".split()
+    """_unsafe_index _index_put_impl argwhere unique_dim _unique2 unique_consecutive bincount scatter_reduce
+    index_reduce""".split()
 )
 """Rules that share their function with one that is tried."""
