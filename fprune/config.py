@@ -8,10 +8,11 @@ import attrs
 from torch import Tensor
 
 from fprune.errors import ConfigError, ConfigTypeError
+from fprune.fields import ratio
 from fprune.layers import Layer, layers_of
 from fprune.model import Model
 from fprune.plan import Plan, resolve
-from fprune.rule import Rule, ratio
+from fprune.rule import Rule
 from fprune.tables import html_table
 
 __all__ = ["Config", "ConfigLike", "Rule"]

@@ -1,138 +1,16 @@
 """One line of a configuration: which layers, and which fraction of them to remove."""
 
-from collections.abc import Callable, Iterable, Mapping
-from math import isfinite, isnan
-from numbers import Integral, Real
+from collections.abc import Mapping
 from typing import Any, cast
 
 import attrs
-from torch import Tensor
 
+from fprune import fields
 from fprune.errors import ConfigError, ConfigTypeError, close_matches
 from fprune.tables import html_table
 from fprune.tree import Flat
 
-__all__ = ["Rule", "ratio"]
-
-
-def ratio(value: object, what: str, *, closed: bool = False) -> float:
-    """Read a fraction: a real number in `[0, 1)`, or in `(0, 1]` when `closed`.
-
-    Examples:
-        >>> ratio(0, "sparsity"), ratio(0.5, "sparsity"), ratio(1, "cap", closed=True)
-        (0.0, 0.5, 1.0)
-        >>> ratio(1.5, "sparsity")
-        Traceback (most recent call last):
-        fprune.errors.ConfigError: sparsity: expected a fraction in [0, 1), got 1.5
-        hint: 1.5 % is 0.015
-
-    Args:
-        value: what the user wrote.
-        what: the name to put in front of an error, for example `sparsity`.
-        closed: accept 1 and refuse 0, as an upper bound does.
-
-    Returns:
-        The value as a float.
-
-    Raises:
-        ConfigTypeError: a bool, a string, a tensor, an int other than the legal ends.
-        ConfigError: NaN, infinite, or outside the range.
-    """
-    legal = "(0, 1]" if closed else "[0, 1)"
-    expected = f"{what}: expected a fraction in {legal}, got"
-    if isinstance(value, bool):
-        raise ConfigTypeError(f"{expected} {value} (bool)", hint="write the fraction to remove, for example 0.5")
-    if isinstance(value, str):
-        raise ConfigTypeError(
-            f"{expected} {value!r} (str)", hint="leave out the quotes and write a number, such as 0.5"
-        )
-    if isinstance(value, Tensor):
-        raise ConfigTypeError(f"{expected} a Tensor", hint="take the number out of it with .item()")
-    if not isinstance(value, Real):
-        raise ConfigTypeError(f"{expected} {value!r} ({type(value).__name__})", hint="write a number, such as 0.5")
-    number = float(value)
-    if isinstance(value, Integral) and number not in ((1.0,) if closed else (0.0,)):
-        raise ConfigTypeError(f"{expected} the int {int(value)}", hint=_int_hint(int(value)))
-    if isnan(number):
-        raise ConfigError(f"{expected} NaN", hint="look for a 0/0 where this value is computed")
-    if not isfinite(number) or number > 1.0:
-        percent = f"{number:g} % is {number / 100:g}" if 1.0 < number <= 100.0 else "0.5 removes one half"
-        raise ConfigError(f"{expected} {number:g}", hint=percent)
-    if number < 0.0:
-        raise ConfigError(f"{expected} {number:g}", hint="it is the fraction to remove; 0 removes nothing")
-    if number == 1.0 and not closed:
-        raise ConfigError(f"{expected} 1.0", hint="1.0 would leave nothing of a layer; ask for less, such as 0.99")
-    if number == 0.0 and closed:
-        raise ConfigError(f"{expected} 0.0", hint="exclude=True leaves a layer alone")
-    return number + 0.0  # -0.0 becomes 0.0, so that equal rules print alike
-
-
-def _int_hint(value: int) -> str:
-    counted = "an int reads like a count, and sparsity is a ratio: 5 of 64 channels is 5 / 64"
-    return f"{value} % is {value / 100:g}; {counted}" if 1 <= value < 100 else counted
-
-
-def _names(key: str) -> Callable[[list[str] | tuple[str, ...]], tuple[str, ...]]:
-    def convert(value: list[str] | tuple[str, ...]) -> tuple[str, ...]:
-        return _read_names(key, value)
-
-    return convert
-
-
-def _read_names(key: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        raise ConfigTypeError(f"{key}: expected a list of names, got {value!r} (str)", hint=f"write [{value!r}]")
-    if not isinstance(value, list | tuple):
-        found = f"{key}: expected a list or tuple of names, got {type(value).__name__}"
-        raise ConfigTypeError(found, hint=f"{key}=['...']")
-    return tuple(_read_name(key, name) for name in cast("Iterable[object]", value))
-
-
-def _read_name(key: str, name: object) -> str:
-    if isinstance(name, type):
-        found = f"{key}: expected names, got the class {name.__name__}"
-        raise ConfigTypeError(found, hint=f"name the class: {name.__name__!r}")
-    if not isinstance(name, str):
-        found = f"{key}: expected names, got {name!r} ({type(name).__name__})"
-        raise ConfigTypeError(found, hint="names are strings")
-    if not name:
-        raise ConfigError(f"{key}: expected names, got an empty string", hint="leave it out")
-    return name
-
-
-def _fraction(key: str) -> Callable[[float | None], float | None]:
-    def convert(value: float | None) -> float | None:
-        return None if value is None else ratio(value, key)
-
-    return convert
-
-
-def _cap(value: "float | Mapping[str, float] | None") -> "float | Flat[float] | None":
-    key = "max_sparsity_per_layer"
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        return ratio(value, key, closed=True)
-    for name in cast("Mapping[object, object]", value):
-        if not isinstance(name, str):
-            raise ConfigTypeError(f"{key}: expected layer names as keys, got {name!r}", hint="{'conv1': 0.5}")
-    if not value:
-        raise ConfigError(f"{key}: the mapping is empty", hint="leave it out, or write {'conv1': 0.5}")
-    return Flat({name: ratio(limit, f"{key}[{name!r}]", closed=True) for name, limit in value.items()})
-
-
-def _flag(key: str) -> Callable[[bool], bool]:
-    def convert(value: bool) -> bool:
-        return _read_flag(key, value)
-
-    return convert
-
-
-def _read_flag(key: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        found = f"{key}: expected True or False, got {value!r} ({type(value).__name__})"
-        raise ConfigTypeError(found, hint=f"{key}=True")
-    return value
+__all__ = ["Rule"]
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -161,6 +39,11 @@ class Rule:
         sparsity: fraction to remove of each selected layer, in `[0, 1)`.
         total_sparsity: fraction to remove of all selected layers together, in `[0, 1)`; the allocation divides it.
         max_sparsity_per_layer: upper bound for one layer, in `(0, 1]`; a number, or a number for each layer name.
+        granularity: which of the selected layers' units go, for `dependency_aware`: `"head"` (whole attention heads),
+            `"head_dim"` (the width of every head), `"channel"` (everything else) or `"family:<name>"` (one family of
+            the model's structure). By default a layer loses heads where it has heads, and channels where it has none.
+        round_to: every family keeps a whole multiple of this many units, for `dependency_aware`.
+        min_kept: every family keeps at least this many units, for `dependency_aware`.
         exclude: leave the selected layers alone; a later rule may select them again.
         allow_empty: accept that a selector matches nothing.
 
@@ -169,22 +52,25 @@ class Rule:
         ConfigError: a value out of range, or keys that contradict each other.
     """
 
-    op_types: tuple[str, ...] = attrs.field(default=(), converter=_names("op_types"))
-    op_names: tuple[str, ...] = attrs.field(default=(), converter=_names("op_names"))
-    op_partial_names: tuple[str, ...] = attrs.field(default=(), converter=_names("op_partial_names"))
-    sparsity: float | None = attrs.field(default=None, converter=_fraction("sparsity"))
-    total_sparsity: float | None = attrs.field(default=None, converter=_fraction("total_sparsity"))
+    op_types: tuple[str, ...] = attrs.field(default=(), converter=fields.names("op_types"))
+    op_names: tuple[str, ...] = attrs.field(default=(), converter=fields.names("op_names"))
+    op_partial_names: tuple[str, ...] = attrs.field(default=(), converter=fields.names("op_partial_names"))
+    sparsity: float | None = attrs.field(default=None, converter=fields.fraction("sparsity"))
+    total_sparsity: float | None = attrs.field(default=None, converter=fields.fraction("total_sparsity"))
     # A Flat is equal by value and has no hash; leaving it out of the hash keeps rules hashable.
-    max_sparsity_per_layer: float | Flat[float] | None = attrs.field(default=None, converter=_cap, hash=False)
-    exclude: bool = attrs.field(default=False, converter=_flag("exclude"))
-    allow_empty: bool = attrs.field(default=False, converter=_flag("allow_empty"))
+    max_sparsity_per_layer: float | Flat[float] | None = attrs.field(default=None, converter=fields.cap, hash=False)
+    granularity: str | None = attrs.field(default=None, converter=fields.granularity)
+    round_to: int = attrs.field(default=1, converter=fields.count("round_to"))
+    min_kept: int = attrs.field(default=1, converter=fields.count("min_kept"))
+    exclude: bool = attrs.field(default=False, converter=fields.flag("exclude"))
+    allow_empty: bool = attrs.field(default=False, converter=fields.flag("allow_empty"))
 
     def __attrs_post_init__(self) -> None:
         amounts = {"sparsity": self.sparsity, "total_sparsity": self.total_sparsity}
         given = [key for key, value in amounts.items() if value is not None]
-        if self.exclude and (given or self.max_sparsity_per_layer is not None):
-            key = (*given, "max_sparsity_per_layer")[0]
-            raise ConfigError(f"exclude=True contradicts {key}", hint=f"leave out {key}, or use two rules")
+        details = ("max_sparsity_per_layer", "granularity", "round_to", "min_kept")
+        if self.exclude and (told := [key for key in (*amounts, *details) if key in self._given()]):
+            raise ConfigError(f"exclude=True contradicts {told[0]}", hint=f"leave out {told[0]}, or use two rules")
         if not self.exclude and not given:
             hint = "add sparsity (for each layer), total_sparsity (for all of them together) or exclude=True"
             raise ConfigError(f"the rule does not say how much to remove: {self!r}", hint=hint)

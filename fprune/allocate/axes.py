@@ -1,19 +1,18 @@
 """Which families of units a config prunes, and what each layer loses with a unit."""
 
 from collections.abc import Mapping
+from math import lcm
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
+from fprune.allocate.budget import removals
+from fprune.allocate.reach import Reach, eligible, outputs, refuse_unknown
 from fprune.errors import ConfigError
-from fprune.layers import Layer
 from fprune.plan import Plan, Row
 from fprune.structure import Family, Structure
 
 __all__ = ["Axis", "axes", "outputs", "staying"]
-
-Ints = NDArray[np.int64]
 
 
 @attrs.frozen(eq=False)
@@ -26,6 +25,8 @@ class Axis:
         rule: the rule that selects them.
         sparsity: fraction of the units to remove; None when the rule shares a total.
         cap: the smallest bound of these layers.
+        round_to: what is kept is a multiple of this.
+        min_kept: at least so many units are kept, or all when there are fewer.
     """
 
     family: Family
@@ -33,47 +34,66 @@ class Axis:
     rule: int
     sparsity: float | None
     cap: float
+    round_to: int = 1
+    min_kept: int = 1
 
+    def removes(self, asked: int, already: int = 0) -> int:
+        """How many of the original units go: as many as asked, or fewer for the sake of a multiple.
 
-def outputs(structure: Structure, layer: Layer) -> Ints:
-    """Label rows of a layer's output channels, `(units, k)`; all 0 when the program does not use its weight."""
-    for sink in structure.sinks:
-        if (
-            sink.out is not None
-            and sink.weight is not None
-            and structure.graph.tensors.get(sink.weight) == layer.weight
-        ):
-            return sink.out
-    for index, name in structure.graph.tensors.items():
-        if name == layer.weight:
-            rows = structure.rows[index][layer.axis]
-            return rows if len(rows) == layer.units else np.zeros((layer.units, 1), np.int64)
-    return np.zeros((layer.units, 1), np.int64)
+        Examples:
+            >>> from fprune.structure import Family
+            >>> axis = Axis(Family("w", np.arange(30), (), 30), {}, 0, 0.5, 1.0, round_to=8)
+            >>> axis.removes(15), axis.removes(5), axis.removes(5, already=14)
+            (14, 0, 14)
+
+        Args:
+            asked: how many a sparsity removes.
+            already: how many are gone; they do not come back.
+        """
+        total = self.family.original
+        least = max(total - asked, min(self.min_kept, total))
+        return max(total - -(-least // self.round_to) * self.round_to, already)
+
+    def allows(self, removed: int) -> bool:
+        """Whether a count leaves a multiple, and enough."""
+        kept = self.family.original - removed
+        return kept % self.round_to == 0 and (self.min_kept == 1 or kept >= self.min_kept)
 
 
 def axes(structure: Structure, plan: Plan) -> tuple[Axis, ...]:
     """The families to prune under a plan.
 
-    Where the channels of a layer are products of several families (groups and channels within a group), the family with
-    the most units is pruned and the others are left alone, so that the layer loses the fraction asked for and no more.
+    Where the channels of a layer are products of several families (heads and the places in a head, groups and the
+    channels within a group), one of them is pruned and the others are left alone, so that the layer loses the fraction
+    asked for and no more: that of the rule's granularity; else the heads, those that reach most channels first; else
+    the family with the most units.
 
     Raises:
-        ConfigError: coupled layers ask for different amounts; a layer named exactly can lose nothing; no layer can.
+        ConfigError: coupled layers ask for different amounts; a rule's granularity names nothing; no multiple of
+            `round_to` can be kept; a layer named exactly can lose nothing; no layer can.
     """
-    layout = _Layout.of(structure, plan)
-    order = sorted(range(len(structure.families)), key=lambda n: (-structure.families[n].original, n))
+    reach = Reach.of(structure, plan)
+    refuse_unknown(structure, plan, reach)
+    users = {n: [row for row in rows if eligible(row, structure.families[n])] for n, rows in reach.rows.items()}
     covered = {row.layer.weight: np.zeros(row.layer.units, np.bool_) for row in plan.selected}
     found: dict[int, Axis] = {}
-    for number in order:
-        users = [row for row in plan.selected if (layout.grids[row.layer.weight] == number).any()]
-        hits = {row.layer.weight: (layout.grids[row.layer.weight] == number).any(1) for row in users}
-        if not users or number in layout.held or any((covered[name] & hit).any() for name, hit in hits.items()):
+    for number in sorted(users, key=lambda n: _priority(n, structure.families[n], reach)):
+        hits = {row.layer.weight: (reach.grids[row.layer.weight] == number).any(1) for row in users[number]}
+        if not hits or number in reach.held or any((covered[name] & hit).any() for name, hit in hits.items()):
             continue
         for name, hit in hits.items():
             covered[name] |= hit
-        found[number] = _axis(structure.families[number], users, {name: int(hit.sum()) for name, hit in hits.items()})
-    _refuse_idle(structure, plan)
+        counts = {name: int(hit.sum()) for name, hit in hits.items()}
+        found[number] = _axis(structure.families[number], users[number], counts)
+    _refuse_idle(structure, plan, reach)
     return tuple(found[number] for number in sorted(found))
+
+
+def _priority(number: int, family: Family, reach: Reach) -> tuple[int, int, int, int]:
+    """Heads before channels, and the width of heads last; then by what they reach, or how many there are."""
+    order = ("head", "channel", "head_dim").index(family.role)
+    channels = sum(int((reach.grids[row.layer.weight] == number).any(1).sum()) for row in reach.rows[number])
+    return order, 0 if family.role == "channel" else -channels, -family.original, number
 
 
 def _axis(family: Family, users: list[Row], hits: Mapping[str, int]) -> Axis:
@@ -86,7 +106,39 @@ def _axis(family: Family, users: list[Row], hits: Mapping[str, int]) -> Axis:
         )
     caps = [row.cap for row in users if row.cap is not None]
     channels = {name: count // len(family) for name, count in hits.items()}
-    return Axis(family, channels, users[0].rule or 0, users[0].sparsity, min(caps, default=1.0))
+    axis = Axis(
+        family,
+        channels,
+        users[0].rule or 0,
+        users[0].sparsity,
+        min(caps, default=1.0),
+        lcm(*(row.round_to for row in users)),
+        max(row.min_kept for row in users),
+    )
+    _refuse_uneven(axis)
+    return axis
+
+
+def _refuse_uneven(axis: Axis) -> None:
+    """Refuse a family of which no legal number of units can be kept, at any sparsity."""
+    total, step = axis.family.original, axis.round_to
+    least = min(axis.min_kept, total)
+    if total // step * step >= least:
+        return
+    reachable = [n for n in range(1, total + 1) if total // n * n >= least]
+    told = f"kept in multiples of {step}" + (f", {least} at least" if least > 1 else "")
+    raise ConfigError(
+        f"rule {axis.rule}: {axis.family.name!r} has {total} units, which cannot be {told}",
+        hint=f"round_to can be {_listed(reachable)} here; give {_names(axis)} another rule",
+    )
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers)) if len(numbers) < 9 else f"1 to {numbers[-1]}"
+
+
+def _names(axis: Axis) -> str:
+    return ", ".join(repr(name.removesuffix(".weight")) for name in axis.channels)
 
 
 def staying(structure: Structure, plan: Plan) -> dict[str, str]:
@@ -99,47 +151,34 @@ def staying(structure: Structure, plan: Plan) -> dict[str, str]:
     Returns:
         Layer name -> how many of its channels stay, and what keeps them.
     """
-    layout = _Layout.of(structure, plan)
+    return _stuck(structure, plan, Reach.of(structure, plan)) | _rounded(structure, plan)
+
+
+def _stuck(structure: Structure, plan: Plan, reach: Reach) -> dict[str, str]:
+    """Layers with channels that nothing can remove."""
     out: dict[str, str] = {}
     for row in plan.selected:
-        grid = layout.grids[row.layer.weight]
-        kept = ~((grid >= 0) & ~np.isin(grid, list(layout.held))).any(1)
-        if kept.any():
-            count = "all" if kept.all() else f"{int(kept.sum())}"
-            why = layout.excluded(row, plan) or _outlets(structure)
+        grid, mine = reach.grids[row.layer.weight], reach.meant(row, structure)
+        meant = np.isin(grid, mine).any(1) | (row.granularity is None)  # else the rule leaves the rest alone
+        kept = int((meant & ~np.isin(grid, [n for n in mine if n not in reach.held]).any(1)).sum())
+        if kept:
+            count = "all" if kept == len(grid) else f"{kept}"
+            why = reach.excluded(row, plan) or _outlets(structure)
             out[row.layer.name] = f"{count} of its {row.layer.units} channels stay: {why}"
     return out
 
 
-@attrs.frozen(eq=False)
-class _Layout:
-    """Which family each output channel belongs to, and which families an excluded layer holds.
-
-    Args:
-        grids: weight name -> family of each label of each output channel, `(units, k)`; -1 where nothing can go.
-        held: families that reach an excluded layer.
-    """
-
-    grids: Mapping[str, Ints]
-    held: set[int]
-
-    @staticmethod
-    def of(structure: Structure, plan: Plan) -> "_Layout":
-        family_of = np.full(structure.labels, -1, np.int64)
-        for number, family in enumerate(structure.families):
-            family_of[family.labels] = number
-        rows = [row for row in plan.rows if row.selected or row.excluded]
-        grids = {row.layer.weight: family_of[outputs(structure, row.layer)] for row in rows}
-        held = {n for row in rows if row.excluded for n in np.unique(grids[row.layer.weight]).tolist() if n >= 0}
-        return _Layout(grids, held)
-
-    def excluded(self, row: Row, plan: Plan) -> str:
-        """Which excluded layers hold the channels of a layer, in words; empty when none does."""
-        shared = set(np.unique(self.grids[row.layer.weight]).tolist()) & self.held
-        found = [
-            r.layer.name for r in plan.rows if r.excluded and not shared.isdisjoint(self.grids[r.layer.weight].flat)
-        ]
-        return f"it is coupled to {', '.join(map(repr, found))}, which the rules exclude" if found else ""
+def _rounded(structure: Structure, plan: Plan) -> dict[str, str]:
+    """Layers of which nothing goes because no smaller multiple is near enough."""
+    uneven = any(row.round_to > 1 for row in plan.selected)
+    out: dict[str, str] = {}
+    for axis in axes(structure, plan) if uneven else ():
+        total = axis.family.original
+        asked = removals(axis.sparsity or 0.0, total)
+        if asked and not axis.removes(asked):
+            why = f"all {total} units of {axis.family.name!r} stay: {asked} would go, and {axis.round_to} at a time"
+            out |= {row.layer.name: why for row in plan.selected if row.layer.weight in axis.channels}
+    return out
 
 
 def _outlets(structure: Structure) -> str:
@@ -149,11 +188,12 @@ def _outlets(structure: Structure) -> str:
     return "they reach the model's output" + (f" or {', '.join(barriers[:3])}{rest}" if barriers else "")
 
 
-def _refuse_idle(structure: Structure, plan: Plan) -> None:
-    stay = {name: why for name, why in staying(structure, plan).items() if why.startswith("all ")}
-    idle = [row for row in plan.selected if row.layer.name in stay]
+def _refuse_idle(structure: Structure, plan: Plan, reach: Reach) -> None:
+    stay = {name: why for name, why in _stuck(structure, plan, reach).items() if why.startswith("all ")}
+    meant = [row for row in plan.selected if row.granularity is None or reach.meant(row, structure)]
+    idle = [row for row in meant if row.layer.name in stay]
     named = [row for row in idle if row.named]
-    if not named and len(idle) < len(plan.selected):
+    if not named and len(idle) < len(meant):
         return
     row = (named or idle)[0]
     raise ConfigError(

@@ -15,7 +15,7 @@ from fprune.masks import Masks
 from fprune.plan import Row
 from fprune.scope import Scope
 
-__all__ = ["Allocation", "Share", "local_rows", "masks_of", "refuse_over_bound", "removals", "shares"]
+__all__ = ["Allocation", "Share", "layer_rows", "local_rows", "masks_of", "refuse_over_bound", "removals", "shares"]
 
 
 class Allocation(Protocol):
@@ -100,12 +100,28 @@ def local_rows(scope: Scope, config: Config, allocation: str) -> tuple[Row, ...]
     Raises:
         ConfigError: a rule shares its amount over layers, or asks for more than a layer's bound.
     """
-    rows = scope.plan(Config.of(config)).selected
+    rows = layer_rows(scope, config, allocation)
     for row in rows:
         if row.sparsity is None:
             found = f"rule {row.rule}: total_sparsity is shared over layers, and {allocation} treats each by itself"
             raise ConfigError(found, hint="use sparsity, or the allocation globally or dependency_aware")
         refuse_over_bound(row)
+    return rows
+
+
+def layer_rows(scope: Scope, config: Config, allocation: str) -> tuple[Row, ...]:
+    """Return the selected rows of a config whose rules speak of layers, not of units coupled over layers.
+
+    Raises:
+        ConfigError: a rule has a key that only an allocation with units can follow.
+    """
+    rows = scope.plan(Config.of(config)).selected
+    for row in rows:
+        keys = {"granularity": row.granularity is not None, "round_to": row.round_to > 1, "min_kept": row.min_kept > 1}
+        told = [key for key, given in keys.items() if given]
+        if told:
+            found = f"rule {row.rule}: {told[0]} is about whole units, and {allocation} knows single layers only"
+            raise ConfigError(found, hint=f"use dependency_aware, or leave out {told[0]}")
     return rows
 
 

@@ -1,29 +1,23 @@
 """Whole units: everything that the model's couplings tie together goes or stays together."""
 
-import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fprune.allocate.axes import Axis, axes, outputs, staying
-from fprune.allocate.budget import refuse_over_bound, removals
+from fprune.allocate.budget import refuse_over_bound
 from fprune.allocate.needing import needing
+from fprune.allocate.taking import Bools, Floats, take_each, take_shared
 from fprune.config import Config
 from fprune.criteria import Criterion
-from fprune.errors import ConfigError, StructureError
+from fprune.errors import StructureError
 from fprune.masks import Masks
-from fprune.plan import Row
 from fprune.scope import Scope
 from fprune.structure import Structure, masked_units, trace
 
 __all__ = ["dependency_aware"]
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @needing("example_inputs", "structure", foresees=staying)
@@ -35,6 +29,10 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
     decide for the layers it is added to. Of each family of units `floor(s * n)` go, n counted before any compaction; of
     a layer whose channels fall into several families `floor(s * n)` go in total, and each family keeps one unit. With
     `total_sparsity` the units of the rule compete, and their channels in the rule's layers are counted.
+
+    Where a layer is made of attention heads, heads go and their width stays; a rule's `granularity` says otherwise.
+    With `round_to=r` the count that is kept goes up to the next multiple of r, so that no more is lost than asked for;
+    a family that has no multiple left loses nothing. `min_kept` bounds the count of every family from below.
 
     A layer that the rules exclude keeps its channels and everything coupled to them. A layer that no rule selects
     follows the layers it is coupled to.
@@ -59,7 +57,8 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
         One bool mask for each parameter that a removed unit reaches.
 
     Raises:
-        ConfigError: coupled layers ask for different amounts, a named layer cannot lose channels, or nothing can.
+        ConfigError: coupled layers ask for different amounts, a named layer cannot lose channels, or nothing can; a
+            granularity names nothing; a family cannot be kept in multiples of `round_to`.
         StructureError: the structure is not that of a model.
     """
     scope, config = Scope.of(params), Config.of(config)
@@ -70,10 +69,10 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
     removed = masked_units(structure, scope.masks, {name: tuple(value.shape) for name, value in scope.items()})
     scores = _scores(criterion, scope, structure, found)
     scores[removed] = -np.inf
-    _take_each(structure, [axis for axis in found if axis.sparsity is not None], plan.selected, scope, scores, removed)
+    take_each(structure, [axis for axis in found if axis.sparsity is not None], plan.selected, scope, scores, removed)
     for rule in sorted({axis.rule for axis in found if axis.sparsity is None}):
         rows = [row for row in plan.selected if row.rule == rule]
-        _take_shared([a for a in found if a.sparsity is None and a.rule == rule], rows, scope, scores, removed)
+        take_shared([a for a in found if a.sparsity is None and a.rule == rule], rows, scope, scores, removed)
     return _masks(structure, removed, scope)
 
 
@@ -107,91 +106,6 @@ def _scores(criterion: Criterion, scope: Scope, structure: Structure, found: Seq
             np.add.at(total, column, score)
         count[labels.ravel()] += 1  # once for each label, however often it occurs
     return total / np.maximum(count, 1)
-
-
-def _take_each(
-    structure: Structure, found: Sequence[Axis], rows: Sequence[Row], scope: Scope, scores: Floats, removed: Bools
-) -> None:
-    """Per layer: of every family its own share, and of a layer with several families what the shares round away."""
-    goal = {n: axis.family.original * (axis.sparsity or 0.0) for n, axis in enumerate(found)}
-    amount = {n: max(removals(a.sparsity or 0.0, a.family.original), _already(a, removed)) for n, a in enumerate(found)}
-    left = {row.layer.weight: removals(row.sparsity or 0.0, scope.original_units(row.layer)) for row in rows}
-    for n, axis in enumerate(found):
-        for name, width in axis.channels.items():
-            left[name] -= width * amount[n]
-    floor = cache(lambda: _Floor(structure, found))  # most configs never come near an empty dimension
-    for n in sorted(amount, key=lambda n: (amount[n] - goal[n], n)):  # the largest remainder first
-        short = amount[n] < min(goal[n], found[n].family.original)
-        fits = all(left[name] >= width for name, width in found[n].channels.items())
-        if short and fits and floor().allows(n, amount):
-            amount[n] += 1
-            left.update({name: left[name] - width for name, width in found[n].channels.items()})
-    for n, axis in enumerate(found):
-        gone = axis.family.original - len(axis.family)
-        labels = axis.family.labels
-        lowest = np.argsort(scores[labels], kind="stable")[: amount[n] - gone]
-        removed[labels[lowest]] = True
-
-
-class _Floor:
-    """No dimension of any value may become empty."""
-
-    def __init__(self, structure: Structure, found: Sequence[Axis]) -> None:
-        """Look at which families make up each dimension."""
-        number = np.full(structure.labels, -1, np.int64)
-        for n, axis in enumerate(found):
-            number[axis.family.labels] = n
-        self._found = found
-        self._alone: set[int] = set()  # families that every index of some dimension belongs to
-        self._together: set[frozenset[int]] = set()  # families that make up some dimension between them
-        for dims in structure.rows.values():
-            for rows in dims:
-                if rows.any():
-                    families = number[rows]
-                    self._alone.update(n for n in np.unique(families).tolist() if (families == n).any(1).all())
-                    if (families >= 0).any(1).all():
-                        self._together.add(frozenset(np.unique(families[families >= 0]).tolist()))
-
-    def allows(self, n: int, amount: Mapping[int, int]) -> bool:
-        """Whether one more unit of a family may go."""
-        if amount[n] + 1 < self._found[n].family.original:
-            return True
-        if n in self._alone:
-            return False
-        others = (group - {n} for group in self._together if n in group)
-        return all(any(amount[m] < self._found[m].family.original for m in group) for group in others)
-
-
-def _already(axis: Axis, removed: Bools) -> int:
-    return axis.family.original - len(axis.family) + int(removed[axis.family.labels].sum())
-
-
-def _take_shared(found: Sequence[Axis], rows: Sequence[Row], scope: Scope, scores: Floats, removed: Bools) -> None:
-    """Under one budget: the lowest units of all families, each counted by the channels the rule's layers lose."""
-    total = sum(scope.original_units(row.layer) for row in rows)
-    sparsity = rows[0].total or 0.0
-    budget = math.floor(sparsity * total + 1e-9) - sum(_already(a, removed) * sum(a.channels.values()) for a in found)
-    room = {
-        n: min(math.floor(a.cap * a.family.original + 1e-9), a.family.original - 1) - _already(a, removed)
-        for n, a in enumerate(found)
-    }
-    reachable = sum(room[n] * sum(a.channels.values()) for n, a in enumerate(found) if room[n] > 0)
-    if budget > reachable:
-        most = math.floor((math.floor(sparsity * total + 1e-9) - budget + reachable) / total * 1e4) / 1e4
-        raise ConfigError(
-            f"rule {rows[0].rule}: total_sparsity {sparsity:g} is out of reach: "
-            "every family keeps a unit, some are bounded",
-            hint=f"ask for at most {most:g}, or raise max_sparsity_per_layer",
-        )
-    number = np.concatenate([np.full(len(a.family), n) for n, a in enumerate(found)])
-    labels = np.concatenate([a.family.labels for a in found])
-    for at in np.argsort(scores[labels], kind="stable").tolist():
-        n, label = int(number[at]), int(labels[at])
-        cost = sum(found[n].channels.values())
-        if not removed[label] and room[n] > 0 and cost <= budget:
-            removed[label] = True
-            room[n] -= 1
-            budget -= cost
 
 
 def _masks(structure: Structure, removed: Bools, scope: Scope) -> Masks:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from fprune.allocate.budget import Share, masks_of, natural, removals, shares
+from fprune.allocate.budget import Share, layer_rows, masks_of, natural, removals, shares
 from fprune.allocate.selection import lowest
 from fprune.config import Config
 from fprune.criteria import Criterion
@@ -48,7 +48,7 @@ def globally(criterion: Criterion, params: Mapping[str, Tensor], config: Config)
         ScoreError: a score is not finite.
     """
     scope, grain = Scope.of(params), natural(criterion)
-    rows = scope.plan(Config.of(config)).selected
+    rows = layer_rows(scope, config, "globally")
     found = list(shares(criterion, scope, rows, grain))
     removed: list[tuple[Layer, Tensor]] = []
     for rule in sorted({-1 if row.rule is None else row.rule for row in rows}):

@@ -14,6 +14,7 @@ from fprune.structure.flow import Barrier, Flow, Sink
 from fprune.structure.graph import Graph
 from fprune.structure.labels import Bools, Ints
 from fprune.structure.record import record
+from fprune.structure.roles import Role, roles
 from fprune.tables import html_table, text_table
 
 _ = _rules  # importing the package registers the rules
@@ -65,12 +66,14 @@ class Family:
         labels: the label of each unit.
         slices: everything that goes when a unit goes.
         original: how many units there were before any compaction.
+        role: what the units are: `"head"`s of an attention, `"head_dim"`, one place in every head, or `"channel"`s.
     """
 
     name: str
     labels: Ints
     slices: tuple[Slice, ...]
     original: int
+    role: Role = "channel"
 
     def __len__(self) -> int:
         """How many units there are."""
@@ -129,8 +132,10 @@ class Structure:
         return tuple(f for f in self.families if any(s.tensor == tensor and s.dim == dim for s in f.slices))
 
     def _table(self) -> tuple[list[str], list[list[Any]]]:
-        rows = [[f.name, len(f), f.original, len(f.parameters), ", ".join(f.parameters[:4])] for f in self.families]
-        return ["family", "units", "of", "tensors", "reaches"], rows
+        rows = [
+            [f.name, f.role, len(f), f.original, len(f.parameters), ", ".join(f.parameters[:4])] for f in self.families
+        ]
+        return ["family", "role", "units", "of", "tensors", "reaches"], rows
 
     def __repr__(self) -> str:
         """One line."""
@@ -192,7 +197,10 @@ def trace(model: Model | nn.Module, example_inputs: object, *, outputs: Selector
         reducible[sink.rows] = True
     reducible[0] = False
     tensors = {name: rows[index] for index, name in graph.tensors.items()}
-    return Structure(graph, given, rows, sinks, families(tensors, reducible), tuple(flow.barriers), flow.labels.count)
+    found, count = families(tensors, reducible), flow.labels.count
+    kinds = roles(graph, rows, [family.labels for family in found], count)
+    named = tuple(attrs.evolve(family, role=role) for family, role in zip(found, kinds, strict=True))
+    return Structure(graph, given, rows, sinks, named, tuple(flow.barriers), count)
 
 
 def families(tensors: Mapping[str, tuple[Ints, ...]], allowed: Bools) -> tuple[Family, ...]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from fprune.config import Config, Rule
 from fprune.errors import ConfigError, ConfigTypeError
-from fprune.rule import ratio
+from fprune.fields import ratio
 from fprune.tree import Flat
 
 fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
@@ -32,7 +32,9 @@ def rules(draw: st.DrawFn) -> Rule:
         st.one_of(st.none(), st.just(1.0), st.dictionaries(st.text("abc", min_size=1), st.just(0.5), min_size=1))
     )
     key = draw(st.sampled_from(["sparsity", "total_sparsity"]))
-    return Rule(**selectors, **{key: amount}, max_sparsity_per_layer=cap, allow_empty=flag)
+    kind = draw(st.sampled_from([None, "head", "head_dim", "channel", "family:fc1.weight"]))
+    counts = {key: draw(st.integers(1, 64)) for key in ("round_to", "min_kept")}
+    return Rule(**selectors, **{key: amount}, max_sparsity_per_layer=cap, allow_empty=flag, granularity=kind, **counts)
 
 
 configs = st.lists(rules(), min_size=1, max_size=4).map(Config)

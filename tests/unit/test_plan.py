@@ -92,6 +92,15 @@ def test_rows_carry_what_the_winning_rule_says(model: Model) -> None:
     assert plan["up"].removes == "0.5 shared, at most 0.8"
 
 
+def test_rows_say_which_units_go_and_how_many_are_kept(model: Model) -> None:
+    rule = {"sparsity": 0.5, "granularity": "head", "round_to": 8, "min_kept": 16, "max_sparsity_per_layer": 0.75}
+    for key, amount in (("sparsity", "0.5"), ("total_sparsity", "0.5 shared")):
+        entry = {**rule, "sparsity": None, key: 0.5}
+        row = Config([{k: v for k, v in entry.items() if v is not None}]).resolve(model).selected[0]
+        assert (row.granularity, row.round_to, row.min_kept) == ("head", 8, 16)
+        assert row.removes == f"{amount} of head, at most 0.75, kept in multiples of 8, 16 kept at least"
+
+
 def test_a_scalar_cap_holds_for_each_layer(model: Model) -> None:
     plan = Config([{"sparsity": 0.5, "max_sparsity_per_layer": 0.75}]).resolve(model)
     assert {row.cap for row in plan.selected} == {0.75}
