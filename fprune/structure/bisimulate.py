@@ -163,5 +163,6 @@ class _Machine:
         changes: dict[str, Any] = {}
         for name, flags in node.batched.items():
             sizes = listed(node.bound[name])
-            changes[name] = [n // was * now if grows else n for n, grows in zip(sizes, flags, strict=True)]
+            grown = [n // was * now if grows else n for n, grows in zip(sizes, flags, strict=True)]
+            changes[name] = grown if isinstance(node.bound[name], (list, tuple)) else grown[0]
         return called(node, **changes)

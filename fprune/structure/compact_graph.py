@@ -132,7 +132,8 @@ class _Emitter:
         if name == "device" and value is not None:
             return self._device
         if name in node.batched:
-            return [self._size(n, grows) for n, grows in zip(listed(value), node.batched[name], strict=True)]
+            sizes = [self._size(n, grows) for n, grows in zip(listed(value), node.batched[name], strict=True)]
+            return sizes if isinstance(value, (list, tuple)) else sizes[0]
         return self._value(value)
 
     def _size(self, n: int, grows: bool) -> Any:

@@ -33,7 +33,7 @@ class Node:
         single: whether it returns one tensor rather than a sequence.
         module: dotted path of the module whose `forward` made the call.
         site: `file:line` of the user's code.
-        batched: size arguments, by schema name, whose entries grow with the batch: one flag per entry.
+        batched: sizes and lists of sizes, by schema name, that grow with the batch: one flag per entry.
         sources: size arguments, by schema name, whose entries were read from attributes of modules: an expression per
             entry.
     """

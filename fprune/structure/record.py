@@ -15,7 +15,8 @@ from fprune.structure.graph import Graph, Node
 from fprune.tree import Flat
 
 _SIZED = frozenset(
-    "view reshape _unsafe_view unflatten expand broadcast_to zeros ones full empty new_zeros repeat".split()
+    """view reshape _unsafe_view unflatten expand broadcast_to zeros ones full empty new_zeros new_ones new_full
+    new_empty repeat arange""".split()
 )
 
 
@@ -70,9 +71,9 @@ def _batched(graph: Graph, model: Model, inputs: Inputs) -> Graph:
 def _growing(node: Node, more: Node) -> dict[str, tuple[bool, ...]]:
     out: dict[str, tuple[bool, ...]] = {}
     for name, value in node.bound.items():
-        sizes = listed(value) if isinstance(value, (list, tuple)) else []
-        if sizes and all(isinstance(n, int) for n in sizes):
-            flags = tuple(a != b for a, b in zip(sizes, more.bound[name], strict=True))
+        sizes = listed(value)
+        if sizes and all(type(n) is int for n in sizes):
+            flags = tuple(a != b for a, b in zip(sizes, listed(more.bound[name]), strict=True))
             if any(flags):
                 out[name] = flags
     return out
