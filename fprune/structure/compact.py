@@ -101,7 +101,7 @@ def compact(model: Model, masks: Masks, structure: Structure, *, style: str = "a
     """Remove every masked unit whose removal leaves the outputs as they are.
 
     The removal is decided from the weights alone, exactly; constants that removed channels would have contributed are
-    folded into biases. The result is then run beside the masked model, on the example inputs and on others of another
+    folded into biases, or into the weights of one channel that stands in for them. The result is then run beside the masked model, on the example inputs and on others of another
     batch size in float64, and refused if they differ.
 
     Examples:
@@ -145,10 +145,9 @@ def _operate(masked: Model, masks: Masks, operation: Operation, refused: Flat[st
     cut, new = operation.cut, operation.structure
     structure = cut.structure
     exact = tensors_after(masked, operation)
-    folded = frozenset(name for name, _ in operation.biases.values())
-    lineage = _lineage(masked, masks, cut, folded)
+    lineage = _lineage(masked, masks, cut, operation.folded)
     model, used, verdict = _exact(masked, operation, exact, style)
-    left = lineage.slice_masks(masks)
+    left = _left(masked, masks, lineage, exact)
     left = Masks({name: mask for name, mask in left.items() if name in model and not mask.all()})
     removed = {f.name: int(cut.decision.removed[f.labels].sum()) for f in structure.families}
     report = Surgery(
@@ -160,6 +159,14 @@ def _operate(masked: Model, masks: Masks, operation: Operation, refused: Flat[st
         verdict.trials,
     )
     return Compacted(model, left, lineage, new, report)
+
+
+def _left(masked: Model, masks: Masks, lineage: Lineage, exact: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The masks of what is left; an entry that took up a constant is one of the model's weights again."""
+    left = dict(lineage.slice_masks(masks))
+    for name in lineage.folded.intersection(left):
+        left[name] = left[name] | (exact[name] != lineage.slice({name: masked[name]})[name])
+    return left
 
 
 def _lineage(model: Model, masks: Masks, cut: Cut, folded: frozenset[str]) -> Lineage:

@@ -11,6 +11,7 @@ from fprune.masks import Masks
 from fprune.structure.flow import Sink
 from fprune.structure.known import Along, Known
 from fprune.structure.labels import Bools, Ints, touched
+from fprune.structure.stand_in import has_stand_ins, standing
 from fprune.structure.trace import Structure
 from fprune.structure.transfers.contraction import bias_name, is_unpadded, taps
 
@@ -95,13 +96,13 @@ def decide(
     changed = True
     while changed:
         changed = False
-        for sink in reversed(structure.sinks):  # from the outputs back
-            held = sink.rows[~look.exact(sink, removed)]
-            held = held[removed[held]]
-            if len(held):
+        for number, sink in reversed(list(enumerate(structure.sinks))):  # from the outputs back
+            for lost, why in look.lost(number, sink, removed):
+                held = sink.rows[lost]
+                held = held[removed[held]]
                 removed[held] = False
-                reasons.update(dict.fromkeys(held.tolist(), f"a value that is not 0 enters {sink.node}"))
-                changed = True
+                reasons.update(dict.fromkeys(held.tolist(), f"{why} {sink.node}"))
+                changed |= len(held) > 0
         changed |= _refill(structure, removed, reasons)
     refused: dict[str, tuple[int, str]] = {}
     for family in structure.families:
@@ -132,6 +133,18 @@ class _Look:
         self._along: dict[tuple[int, int], Along] = {}
         self._reach: dict[Sink, Tensor] = {}
         self._active: dict[tuple[int, int], tuple[Tensor, list[int]]] = {}
+        self._stand_ins = has_stand_ins(structure)
+
+    def lost(self, number: int, sink: Sink, removed: Bools) -> list[tuple[Bools, str]]:
+        """Which indices of a sink may not go, given what else goes, and why."""
+        gone = touched(removed, sink.rows)
+        lost = gone & ~self.exact(sink, removed)
+        if number not in self._stand_ins or not lost.any():
+            return [(lost, "a value that is not 0 enters")]
+        along = self._constants(sink.value, sink.dim)
+        folded, chosen = standing(along, sink.node.bound["groups"], lost, ~gone)
+        rest = lost & ~folded & ~chosen
+        return [(rest, "a value that is not 0 enters"), (chosen, "it stands in for the constants that enter")]
 
     def exact(self, sink: Sink, removed: Bools) -> Bools:
         """Which indices of a sink may go, given what else goes."""

@@ -12,6 +12,7 @@ from fprune.structure.constants import known
 from fprune.structure.decide import decide, folds
 from fprune.structure.program import compacted
 from fprune.structure.rewrite import Cut
+from fprune.structure.stand_in import StandIn, stand_ins
 from fprune.structure.trace import Structure
 from fprune.structure.transfers.contraction import bias_name
 from fprune.structure.wide import precise
@@ -25,13 +26,22 @@ class Operation:
         cut: which indices of every value stay.
         deltas: sink number -> what removed channels contributed to its output channels.
         biases: sink number -> name of the bias that takes them up, and the value that holds it, if there is one.
+        stand_ins: sink number -> which channels of a padded convolution take up the constants of others.
         structure: the program and the couplings afterwards.
     """
 
     cut: Cut
     deltas: Mapping[int, Tensor]
     biases: Mapping[int, tuple[str, int | None]]
+    stand_ins: Mapping[int, StandIn]
     structure: Structure
+
+    @property
+    def folded(self) -> frozenset[str]:
+        """Parameters that are new or have new values."""
+        structure = self.cut.structure
+        weights = (structure.graph.tensors[structure.sinks[number].weight or -1] for number in self.stand_ins)
+        return frozenset([*(name for name, _ in self.biases.values()), *weights])
 
 
 def planned(masked: Model, masks: Masks, structure: Structure) -> Operation:
@@ -47,10 +57,11 @@ def planned(masked: Model, masks: Masks, structure: Structure) -> Operation:
         values = known(structure.graph, tensors)
         decision = decide(structure, masks, values, {name: tuple(t.shape) for name, t in tensors.items()})
         deltas = folds(structure, decision, values)
+        weights = stand_ins(structure, decision.kept, values)
     cut = Cut(structure, decision)
     biases = {number: _holder(structure, number, tensors) for number in deltas}
     after = compacted(cut, biases) if decision.removed.any() else structure
-    return Operation(cut, deltas, biases, after)
+    return Operation(cut, deltas, biases, weights, after)
 
 
 def tensors_after(masked: Model, operation: Operation) -> dict[str, Tensor]:
@@ -62,7 +73,11 @@ def tensors_after(masked: Model, operation: Operation) -> dict[str, Tensor]:
     """
     cut, structure = operation.cut, operation.cut.structure
     tensors = masked.params.merged(masked.buffers)
-    smaller = {**tensors, **{name: cut.tensor(index, tensors[name]) for index, name in structure.graph.tensors.items()}}
+    carried = {structure.sinks[number].weight: stand_in for number, stand_in in operation.stand_ins.items()}
+    smaller = dict(tensors)
+    for index, name in structure.graph.tensors.items():
+        whole = carried[index].folded(tensors[name]) if index in carried else tensors[name]
+        smaller[name] = cut.tensor(index, whole)
     for number, (name, holder) in operation.biases.items():
         sink = structure.sinks[number]
         out = sink.out if sink.out is not None else sink.rows
@@ -80,6 +95,7 @@ def rounded(masked: Model, operation: Operation, exact: Mapping[str, Tensor]) ->
     for number, (name, _) in operation.biases.items():
         like = tensors.get(name, tensors.get(graph.tensors.get(sinks[number].weight or -1, ""), exact[name]))
         out[name] = exact[name].to(like.dtype)
+    out.update({name: exact[name].to(tensors[name].dtype) for name in operation.folded if name in tensors})
     return out
 
 

@@ -136,7 +136,8 @@ def _joined(a: Verdict, b: Verdict) -> Verdict:
 def _compared(candidate: Model, reference: Reference, answer: Answer, exact: Mapping[str, Tensor]) -> Verdict:
     trial = answer.trial
     if trial.wide:
-        candidate = candidate.replace({name: tensor for name, tensor in exact.items() if name in candidate})
+        params, buffers = ({n: x for n, x in exact.items() if n in held} for held in (candidate, candidate.buffers))
+        candidate = candidate.replace(params, buffers)
     outputs = reference.outputs(trial, candidate)
     limits = [_WIDE_TOLERANCE if trial.wide else _TOLERANCE.get(x.dtype, 0.0) for x in answer.outputs]
     limits = [max(limit, reference.rounding) for limit in limits]

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from fprune import Config, Masks, l1, level, per_layer
+from fprune import Config, Masks, Model, compact, l1, level, per_layer
 from fprune.layers import unit_mask
-from tests.zoo.models import CASES
+from fprune.structure import trace
+from tests.zoo.case import Case
+from tests.zoo.models import CASES, IMAGE, resnet18
 from tests.zoo.support import Traced, disagreement, traced
 
 
@@ -90,3 +92,31 @@ def test_the_only_channel_of_a_branch_stays():
     assert disagreement(made.case, masked, small.model.to_module()) == {}
     assert small.model["conv.weight"].shape[0] == 7
     assert small.model["one.weight"].shape[1] == 1
+
+
+def test_rows_alone_on_resnet18():
+    """Every filter that is masked goes, whatever constant its BatchNorm leaves, but one of each family's.
+
+    Nearly all constants enter padded convolutions: one channel stands in for those of its family.
+    """
+    case = Case("rows", resnet18, IMAGE, ("Conv2d",))
+    model = Model.from_module(case.net())
+    structure = trace(model, case.inputs())
+    masks: dict[str, torch.Tensor] = {}
+    asked = 0
+    for family in structure.families:
+        gone = slice(0, len(family) // 2)
+        asked += len(family) // 2
+        for part in family.slices:
+            if part.dim == 0 and part.tensor in model and model[part.tensor].dim() == 4:
+                ones = torch.ones(len(model[part.tensor]), 1, 1, 1, dtype=torch.bool)
+                mask = masks.setdefault(part.tensor, ones)
+                mask[torch.from_numpy(part.index[gone].reshape(-1))] = False
+    masked = model.replace(Masks(masks).apply(model))
+    small = compact(masked, Masks(masks), structure)
+    assert (asked, len(structure.families)) == (1440, 12)
+    assert sum(small.report.removed.values()) == 1440 - 12
+    assert all("1 kept: it stands in for" in why for why in small.report.refused.values())
+    assert disagreement(case, masked, small.model.to_module()) == {}
+    again = compact(small.model, small.masks, small.structure)
+    assert again.report.style == "unchanged"

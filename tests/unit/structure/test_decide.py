@@ -59,13 +59,14 @@ def test_a_depthwise_chain_goes_whole() -> None:
     assert done.model["1.0.weight"].shape == (6, 1, 3, 3)
 
 
-def test_a_constant_behind_padding_stays_and_is_named() -> None:
+def test_a_constant_behind_a_transposed_convolution_stays_and_is_named() -> None:
     net = chain(bias=True)
     nn.init.constant_(net[0].bias, 0.5)
+    net[2] = nn.ConvTranspose2d(8, 6, 3, padding=1)
     done = compacted(net, {"0.weight": rows(8, 0, 3)}, 3, 6, 6)
     assert done.report.style == "unchanged" and done.model["0.weight"].shape[0] == 8
     (why,) = done.report.refused.values()
-    assert why.startswith("2 kept: a value that is not 0 enters conv2d in 2 (")
+    assert why.startswith("2 kept: a value that is not 0 enters conv_transpose2d in 2 (")
 
 
 def test_a_negative_constant_dies_in_the_activation() -> None:
