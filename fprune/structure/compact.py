@@ -101,8 +101,8 @@ def compact(model: Model, masks: Masks, structure: Structure, *, style: str = "a
     """Remove every masked unit whose removal leaves the outputs as they are.
 
     The removal is decided from the weights alone, exactly; constants that removed channels would have contributed are
-    folded into biases, or into the weights of one channel that stands in for them. The result is then run beside the masked model, on the example inputs and on others of another
-    batch size in float64, and refused if they differ.
+    folded into biases, or into the weights of one channel that stands in for the others. The result is then run beside
+    the masked model, on the example inputs and on others of another batch size in float64, and refused if they differ.
 
     Examples:
         >>> import torch
