@@ -13,8 +13,9 @@ from fprune.masks import Masks
 from fprune.model import Model
 from fprune.structure.arguments import listed
 from fprune.structure.capture import cloned
+from fprune.structure.expressions import Attribute, Size, resized
 from fprune.structure.flow import RULES
-from fprune.structure.graph import Graph, Node, substitute
+from fprune.structure.graph import Graph, Node, present, substitute
 from fprune.structure.operation import planned, tensors_after
 from fprune.structure.operators import placed
 from fprune.structure.outputs import leaves
@@ -140,10 +141,7 @@ class _Machine:
         copied.update({index: value.clone() for index, value in graph.constants.items()})
         copied.update(zip(graph.inputs, given, strict=True))
         self.values = {index: cast("Tensor", wide(x)) if trial.wide else x for index, x in copied.items()}
-        self._device = device
-        self._batches: tuple[int, int] | None = None
-        if graph.inputs and given[0].ndim:
-            self._batches = (graph.shapes[graph.inputs[0]][0], given[0].shape[0])
+        self._device, self._graph = device, graph
 
     def has(self, outs: tuple[int, ...]) -> bool:
         return all(index in self.values for index in outs)
@@ -156,13 +154,19 @@ class _Machine:
         self.values.update(zip(node.outs, (result,) if node.single else result, strict=True))
 
     def _sized(self, node: Node) -> Node:
-        """Sizes that grow with the batch, for the batch at hand."""
-        if self._batches is None or not node.batched or self._batches[0] == self._batches[1]:
-            return node
-        was, now = self._batches
+        """Sizes that were read from shapes, for the shapes at hand."""
         changes: dict[str, Any] = {}
-        for name, flags in node.batched.items():
-            sizes = listed(node.bound[name])
-            grown = [n // was * now if grows else n for n, grows in zip(sizes, flags, strict=True)]
-            changes[name] = grown if isinstance(node.bound[name], (list, tuple)) else grown[0]
-        return called(node, **changes)
+        for name, expressions in node.sources.items():
+            sizes = listed(node.bound.get(name))
+            if len(sizes) == len(expressions) and all(isinstance(n, int) for n in sizes):
+                found = [resized(n, e, self._recorded, self._actual) for n, e in zip(sizes, expressions, strict=True)]
+                changes[name] = found if isinstance(node.bound[name], (list, tuple)) else found[0]
+        return called(node, **changes) if changes else node
+
+    def _recorded(self, leaf: Attribute | Size) -> int:
+        return present(self._graph, leaf)
+
+    def _actual(self, leaf: Attribute | Size) -> int:
+        if isinstance(leaf, Size) and leaf.value in self.values:
+            return self.values[leaf.value].shape[leaf.dim]
+        return present(self._graph, leaf)

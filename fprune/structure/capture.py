@@ -6,11 +6,13 @@ arithmetic: some 40 ms for a ResNet-18. A model that cannot run without data is 
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, cast
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the same flattening as torch.export: knows the outputs of model libraries
@@ -20,19 +22,21 @@ from fprune.equality import named_modules, named_tensors
 from fprune.errors import FpruneError, ModelError, StructureError
 from fprune.inputs import Inputs
 from fprune.structure.arguments import listed, rebuilt
-from fprune.structure.graph import Graph, Node, Ref, refs
+from fprune.structure.expressions import Attribute
+from fprune.structure.graph import Call, Graph, Node, Read, Ref, refs
 from fprune.structure.operators import bind, is_inplace, overwritten
 from fprune.structure.outputs import positions
 from fprune.structure.overlap import overlap
-from fprune.structure.provenance import Watch, trace_attributes
+from fprune.structure.provenance import Given, Watch, sources, trace_attributes
 from fprune.structure.shapes import SHAPES
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parents[1])
-_READS_DATA = frozenset(
-    """_local_scalar_dense item is_nonzero nonzero nonzero_numpy argwhere equal allclose masked_select _unique2
-    unique_dim unique_consecutive bincount""".split()
+_BRANCHES = frozenset({"is_nonzero", "equal", "allclose"})
+_SELECTS = frozenset(
+    "nonzero nonzero_numpy argwhere masked_select _unique2 unique_dim unique_consecutive bincount".split()
 )
+_READS_DATA = frozenset({"_local_scalar_dense", "item", *_BRANCHES, *_SELECTS})
 
 
 class NeedsData(Exception):
@@ -61,15 +65,26 @@ class Recording(TorchDispatchMode):
         self._alive: list[Any] = []  # keeps ids unique while recording
         self._sharing: dict[int, dict[int, Tensor]] = {}  # storage -> tensors over it
         self._constants: dict[int, Tensor] = {}
-        self._modules: list[str] = []
+        self._calls: list[Call] = []
+        self._running: list[int] = []  # numbers of calls, the innermost last
+        self._reads: dict[Read, None] = {}
+        self._attributes: dict[Attribute, int] = {}
         self._from_input: set[int] = set()
-        self._watch = Watch()
+        self._dynamic: set[int] = set()  # values whose size depends on the inputs
+        self._watch = Watch(self._measured)
         self._tensors: dict[int, str] = {}
         self._masks: set[int] = set()
 
-    def run(self, net: nn.Module, inputs: Inputs, device: torch.device) -> Graph:
-        """Run a private module once and keep what it did."""
-        trace_attributes(net)
+    def run(self, net: nn.Module, original: nn.Module, inputs: Inputs, device: torch.device) -> Graph:
+        """Run a private module once and keep what it did.
+
+        Args:
+            net: the module.
+            original: what it was copied from.
+            inputs: what to run it on.
+            device: where; on the meta device the model may not read any values.
+        """
+        self._attributes.update(trace_attributes(net, original))
         paths = {id(module): path for path, module in reversed(named_modules(net))}
         for name, tensor in sorted(named_tensors(net).items(), key=lambda item: item[0]):
             if id(tensor) not in self._numbers:
@@ -82,14 +97,8 @@ class Recording(TorchDispatchMode):
         args, kwargs = pytree.tree_unflatten(flat, spec)
         if device.type != "meta":
             args, kwargs = pytree.tree_map_only(Tensor, lambda x: self._same(x, x.clone()), (args, kwargs))
-
-        def entered(module: nn.Module, _: Any) -> None:
-            self._modules.append(paths.get(id(module), ""))
-
-        enter = nn.modules.module.register_module_forward_pre_hook(entered)
-        leave = nn.modules.module.register_module_forward_hook(self._left, always_call=True)
         try:
-            with torch.inference_mode(), torch.device(device), self._watch, self:
+            with self._followed(net, paths), torch.inference_mode(), torch.device(device), self._watch, self:
                 returned = net(*args, **kwargs)
         except FpruneError:
             raise
@@ -104,9 +113,6 @@ class Recording(TorchDispatchMode):
                 f"the forward pass fails {where} on example inputs of shapes {shapes}: {type(error).__name__}: {error}",
                 hint="pass example_inputs that the model accepts: a tuple of positional arguments or a dict",
             ) from error
-        finally:
-            enter.remove()
-            leave.remove()
         leaves, out_spec = pytree.tree_flatten(returned)
         refs = [self._ref(x) for x in leaves]
         outputs = [x.index for x in refs if isinstance(x, Ref)]
@@ -133,14 +139,10 @@ class Recording(TorchDispatchMode):
         depends = any(index in self._from_input for index in read)
         picked = name == "index" and self._picks(args[1])
         if name in _READS_DATA or picked:
-            if depends:
-                raise ModelError(
-                    f"{_site()} reads values computed from the inputs ({name}): "
-                    "the structure of the model depends on its data",
-                    hint="prune without dependency_aware and speed_up, or trace the sub-module that has no such branch",
-                )
             if any(isinstance(x, Tensor) and x.is_meta for x in args):
                 raise NeedsData(f"{name} on the meta device")
+            if depends:
+                self._read(name, number=name not in _BRANCHES and name not in _SELECTS and not picked)
         if name in SHAPES and args[0].is_meta and kwargs.get("dtype") is None:
             out = args[0].new_empty(SHAPES[name](tuple(args[0].shape), bind(func, args, kwargs)))
         elif is_inplace(func) and args[0].is_meta and torch.Tag.pointwise in func.tags:
@@ -153,17 +155,20 @@ class Recording(TorchDispatchMode):
                 raise StructureError(f"{name} at {_site()} returns a mixture of tensors and other values")
             return out
         inplace = is_inplace(func)
-        site, module = _site(), self._modules[-1] if self._modules else ""
+        site, call = _site(), self._running[-1]
         outs = tuple(self._number(x, rebind=True) for x in tensors)
         if depends:
             self._from_input.update(outs)
+        if (depends and (name in _SELECTS or picked)) or any(index in self._dynamic for index in read):
+            self._dynamic.update(outs)
         plain = name.removesuffix("_") if inplace or not name.startswith("_") else name
         bound = bind(func, ref_args, ref_kwargs)
-        sources = _sourced(bound, self._watch.sources)
-        single = isinstance(out, Tensor)
-        self._nodes.append(Node(func, plain, ref_args, ref_kwargs, bound, outs, single, module, site, sources=sources))
+        sourced = _sourced(bound, self._watch.given)
+        single, path = isinstance(out, Tensor), self._calls[call].path
+        node = Node(func, plain, ref_args, ref_kwargs, bound, outs, single, path, site, sourced, call)
+        self._nodes.append(node)
         if inplace and torch.Tag.inplace_view not in func.tags:
-            self._overwrite(tensors[0], ref_args[0], site, module)
+            self._overwrite(tensors[0], ref_args[0], node)
         return out
 
     @classmethod
@@ -171,15 +176,51 @@ class Recording(TorchDispatchMode):
         """Torch would wrap `__torch_dispatch__` to keep its compiler out, and import the compiler (1.5 s) to do so."""
         return False
 
+    def _measured(self, tensor: Tensor) -> int | None:
+        """The number of a tensor whose size is asked for; a size that depends on the inputs is a number read."""
+        number = self._numbers.get(id(tensor))
+        if number in self._dynamic:
+            self._read("size", number=True)
+        return number
+
+    def _read(self, operator: str, *, number: bool) -> None:
+        self._reads[Read(operator, _site(), self._running[-1], len(self._shapes), number)] = None
+
     def _picks(self, indices: Any) -> bool:
         """Whether a mask computed from the inputs says how many entries there are."""
         masks = [i for i in indices if isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)]
         return any(self._numbers.get(id(mask)) in self._from_input for mask in masks)
 
-    def _left(self, *_: Any) -> None:
-        self._modules.pop()
+    @contextmanager
+    def _followed(self, net: nn.Module, paths: Mapping[int, str]) -> Iterator[None]:
+        """Note every module call of the private module; a module without a path of its own counts as its caller."""
 
-    def _overwrite(self, written: Tensor, before: Ref, site: str, module: str) -> None:
+        def entered(module: nn.Module, args: Any, kwargs: Any) -> None:
+            parent = self._running[-1] if self._running else -1
+            self._running.append(len(self._calls))
+            self._calls.append(Call(paths[id(module)], parent, self._seen((args, kwargs)), None))
+
+        def left(module: nn.Module, args: Any, kwargs: Any, returned: Any) -> None:
+            number = self._running.pop()
+            self._calls[number] = attrs.evolve(self._calls[number], returns=self._seen(returned))
+
+        handles: list[Any] = []
+        for module in net.modules():
+            handles.append(module.register_forward_pre_hook(entered, with_kwargs=True))
+            handles.append(module.register_forward_hook(left, with_kwargs=True, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _seen(self, tree: Any) -> Any:
+        """Arguments with the tensors that have a number replaced by it."""
+        return pytree.tree_map_only(
+            Tensor, lambda x: Ref(n) if (n := self._numbers.get(id(x))) is not None else x, tree
+        )
+
+    def _overwrite(self, written: Tensor, before: Ref, by: Node) -> None:
         """Every other tensor over the same memory has changed too: give it a new number."""
         number = self._numbers[id(written)]
         for other in list(self._sharing.get(_storage(written), {}).values()):
@@ -189,7 +230,9 @@ class Recording(TorchDispatchMode):
             args: tuple[Any, ...] = (Ref(self._numbers[id(other)]), before, Ref(number), meets)
             fresh = self._number(other, rebind=True)
             bound: dict[str, Any] = {"value": args[0], "before": before, "written": args[2], "overlap": meets}
-            self._nodes.append(Node(overwritten, "overwritten", args, {}, bound, (fresh,), True, module, site))
+            self._nodes.append(
+                Node(overwritten, "overwritten", args, {}, bound, (fresh,), True, by.module, by.site, call=by.call)
+            )
             if number in self._from_input:
                 self._from_input.add(fresh)
 
@@ -247,19 +290,18 @@ class Recording(TorchDispatchMode):
             arguments,
             preserved,
             frozenset(self._masks & needed),
+            tuple(self._calls),
+            tuple(self._reads),
+            self._attributes,
         )
 
 
-def _sourced(bound: Mapping[str, Any], sources: Mapping[int, Any]) -> dict[str, tuple[Any, ...]]:
+def _sourced(bound: Mapping[str, Any], given: Given) -> dict[str, tuple[Any, ...]]:
     """For each size argument, the expression behind each of its entries, or None."""
-    if not sources:
+    if not given:
         return {}
-    out: dict[str, tuple[Any, ...]] = {}
-    for name, value in bound.items():
-        found = tuple(sources.get(n) if type(n) is int else None for n in listed(value))
-        if any(expression is not None for expression in found):
-            out[name] = found
-    return out
+    found = {name: sources(listed(value), given) for name, value in bound.items() if type(value) in (int, list)}
+    return {name: parts for name, parts in found.items() if any(part is not None for part in parts)}
 
 
 def _meta(value: Any, device: torch.device) -> bool:

@@ -1,7 +1,6 @@
 """Make a masked model smaller without changing what it computes."""
 
 from collections.abc import Mapping
-from functools import partial
 
 import attrs
 import torch
@@ -44,6 +43,8 @@ class Surgery:
         difference: the largest difference of any output from the masked model's, relative to the output's largest
             entry.
         trials: on which inputs, and in which precision, the two were compared.
+        replaced: in style `"module"`, the modules whose own code could not hold the new sizes: each is now a
+            `torch.fx.GraphModule` that makes the same calls on the same parameters.
     """
 
     style: str
@@ -52,6 +53,7 @@ class Surgery:
     folded: tuple[str, ...]
     difference: float
     trials: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """A table of families."""
@@ -142,23 +144,24 @@ def compact(model: Model, masks: Masks, structure: Structure, *, style: str = "a
 
 
 def _operate(masked: Model, masks: Masks, operation: Operation, refused: Flat[str], style: str) -> Compacted:
-    cut, new = operation.cut, operation.structure
+    cut = operation.cut
     structure = cut.structure
     exact = tensors_after(masked, operation)
     lineage = _lineage(masked, masks, cut, operation.folded)
-    model, used, verdict = _exact(masked, operation, exact, style)
+    form, verdict = _exact(masked, operation, exact, style)
     left = _left(masked, masks, lineage, exact)
-    left = Masks({name: mask for name, mask in left.items() if name in model and not mask.all()})
+    left = Masks({name: mask for name, mask in left.items() if name in form.model and not mask.all()})
     removed = {f.name: int(cut.decision.removed[f.labels].sum()) for f in structure.families}
     report = Surgery(
-        used,
+        form.style,
         Flat({name: n for name, n in removed.items() if n}),
         refused,
         tuple(sorted(lineage.folded)),
         verdict.difference,
         verdict.trials,
+        form.replaced,
     )
-    return Compacted(model, left, lineage, new, report)
+    return Compacted(form.model, left, lineage, form.structure, report)
 
 
 def _left(masked: Model, masks: Masks, lineage: Lineage, exact: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -179,28 +182,48 @@ def _lineage(model: Model, masks: Masks, cut: Cut, folded: frozenset[str]) -> Li
     return attrs.evolve(identity, kept=Flat(kept), masks=masks, folded=folded)
 
 
-def _exact(masked: Model, operation: Operation, exact: Mapping[str, Tensor], style: str) -> tuple[Model, str, Verdict]:
+@attrs.frozen(eq=False)
+class _Form:
+    """One form of the smaller model, and its program."""
+
+    style: str
+    model: Model
+    structure: Structure
+    replaced: tuple[str, ...] = ()
+
+
+def _module(masked: Model, operation: Operation, tensors: Mapping[str, Tensor]) -> _Form:
+    new = operation.structure
+    done = in_class(masked, operation.cut.structure.graph, new.graph, tensors, new.replaced)
+    graph = attrs.evolve(new.graph, attributes=done.attributes)
+    return _Form("module", done.model, attrs.evolve(new, graph=graph, replaced=done.replaced), done.replaced)
+
+
+def _graph(masked: Model, operation: Operation, tensors: Mapping[str, Tensor]) -> _Form:
+    return _Form("graph", as_graph(masked, operation.structure.graph, tensors), operation.structure)
+
+
+def _exact(masked: Model, operation: Operation, exact: Mapping[str, Tensor], style: str) -> tuple[_Form, Verdict]:
     """The first form of the smaller model that computes what the masked model does."""
-    forms = (("module", in_class), ("module", partial(in_class, literals=True)), ("graph", as_graph))
     cut, graph = operation.cut, operation.structure.graph
     tensors = rounded(masked, operation, exact)
     unrounded = {name: tensor for name, tensor in exact.items() if tensor is not tensors[name]}
     reference = Reference(masked, cut.structure)
     problems: list[str] = []
     trial = reference.example.trial
-    for name, form in forms:
+    for name, build in (("module", _module), ("graph", _graph)):
         if style not in ("auto", name):
             continue
         try:
-            model = form(masked, graph, tensors)
-            verdict = agree(model, reference, unrounded)
+            form = build(masked, operation, tensors)
+            verdict = agree(form.model, reference, unrounded)
         except FpruneError as error:
             problems.append(f"style {name!r}: {error.message}")
         except Exception as error:  # the class cannot run with the new sizes
             problems.append(f"style {name!r}: {type(error).__name__}: {error}")
         else:
             if verdict.failed is None:
-                return model, name, verdict
+                return form, verdict
             trial = verdict.failed
             problems.append(f"style {name!r}: outputs differ by {verdict.difference:.2e} (relative) on {trial.name}")
     where = first_difference(cut, graph, masked, exact, trial)

@@ -1,8 +1,9 @@
 """Compaction in the model's own class: its code with smaller tensors, in layers that know their new sizes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage] the common base of all BatchNorms
@@ -12,79 +13,131 @@ from fprune.equality import named_modules, named_tensors
 from fprune.errors import StructureError
 from fprune.intake import copied
 from fprune.model import Model
-from fprune.structure.arguments import listed
+from fprune.structure.compact_graph import as_submodule
+from fprune.structure.expressions import Attribute
 from fprune.structure.ghost import GhostGroupNorm, GhostLayerNorm, GhostRMSNorm
 from fprune.structure.graph import Graph, Node
-from fprune.structure.provenance import attributes, has_literal, put, solved
+from fprune.structure.provenance import write
+from fprune.structure.solve import solve
 from fprune.tree import Flat
 
 Fix: TypeAlias = Callable[[Any, Node | None, Graph], None]
 
 
-def in_class(model: Model, graph: Graph, tensors: Mapping[str, Tensor], *, literals: bool = False) -> Model:
+@attrs.frozen(eq=False)
+class Rebuilt:
+    """A model in its own class, and what had to change besides its tensors.
+
+    Args:
+        model: the model.
+        attributes: the present values of its modules' integer attributes.
+        replaced: modules whose code could not hold the new sizes: each is now the graph of its calls.
+    """
+
+    model: Model
+    attributes: Mapping[Attribute, int]
+    replaced: tuple[str, ...]
+
+
+def in_class(model: Model, old: Graph, new: Graph, tensors: Mapping[str, Tensor], replaced: Iterable[str]) -> Rebuilt:
     """The model with other tensors, in its own class.
 
     Args:
         model: the model before surgery.
-        graph: the program after surgery, for what layers keep besides their tensors.
+        old: the program before surgery.
+        new: the program after surgery.
         tensors: every parameter and buffer after surgery; a bias that a layer lacked may be among them.
-        literals: whether to take plain numbers in the expressions behind sizes for numbers written in the code; else
-            for numbers read from a tensor's shape, which adapt by themselves.
+        replaced: modules to replace by graphs in any case.
 
     Raises:
-        StructureError: the class cannot hold the result, such as a module that would need two sizes at once.
+        StructureError: the class cannot hold the result: it is the root module whose code would have to change.
     """
+    apart = set(replaced)
+    paths = dict(named_modules(model.skeleton))
+    while True:
+        own = [node for node in new.nodes if not _within(node.module, apart)]
+        coded = [node for node in own if not _fitted(paths[node.module], node)]
+        solution = solve(old, new, coded)
+        try:
+            if solution.failed:
+                raise Unfit(solution.failed[0], {node.module for node in solution.failed})
+            net = _rebuilt(model, new, tensors, solution.attributes, apart)
+        except Unfit as unfit:
+            if "" in unfit.paths:
+                raise StructureError(
+                    f"{unfit.node}: the code of the root module spells out a size that changes"
+                ) from None
+            apart = _outermost(apart | unfit.paths)
+            continue
+        return Rebuilt(net, solution.attributes, tuple(sorted(apart)))
+
+
+class Unfit(Exception):
+    """Modules that cannot keep their code; carries a call that shows it."""
+
+    def __init__(self, node: object, paths: set[str]) -> None:
+        """The call and the modules."""
+        super().__init__(str(node))
+        self.node = node
+        self.paths = paths
+
+
+def _rebuilt(
+    model: Model, graph: Graph, tensors: Mapping[str, Tensor], attributes: Mapping[Attribute, int], apart: set[str]
+) -> Model:
     skeleton = model.skeleton
     twins = named_tensors(skeleton)
     new = {name: _twin(twins[name], tensor) for name, tensor in tensors.items() if name in twins}
-    memo = {id(twins[name]): twin for name, twin in new.items()}
-    net = copied(skeleton, memo)
+    net = copied(skeleton, {id(twins[name]): twin for name, twin in new.items()})
     added = {name: tensor for name, tensor in tensors.items() if name not in twins}
     modules = dict(named_modules(net))
     for name, tensor in added.items():
         owner, _, leaf = name.rpartition(".")
         if owner not in modules or getattr(modules[owner], leaf, 0) is not None:
-            raise StructureError(f"{name}: the constants of a shared or computed weight have no place in the class")
+            raise Unfit(f"{name}: the constants of a shared or computed weight", {_user(graph, name)})
         modules[owner].register_parameter(leaf, nn.Parameter(torch.empty_like(tensor, device="meta")))
     calls: dict[str, list[Node]] = {}
     for node in graph.nodes:
         calls.setdefault(node.module, []).append(node)
     for path, module in modules.items():
-        fit(net, path, module, calls.get(path, []), graph)
-    _patch(modules, graph, literals)
+        if not _within(path, apart):
+            fit(net, path, module, calls.get(path, []), graph)
+    for where, size in attributes.items():
+        if not _within(where.path, apart):
+            write(modules[where.path], where, size)
+    for path in apart:
+        try:
+            part = as_submodule(net, path, graph, model.device)
+        except StructureError as error:
+            raise Unfit(error, {path.rpartition(".")[0]}) from error
+        for alias in [other for other, module in modules.items() if module is modules[path]]:
+            net.set_submodule(alias, part)
+    constants = {name: value for name, value in named_tensors(net).items() if not value.is_meta}
+    for name, value in constants.items():
+        owner, _, leaf = name.rpartition(".")
+        net.get_submodule(owner).register_buffer(leaf, torch.empty_like(value, device="meta"))
+    buffers = {name: tensors[name] for name in model.buffers}
     return Model(
         net,
         Flat({name: tensors[name] for name in (*model.params, *added)}),
-        Flat({name: tensors[name] for name in model.buffers}),
+        Flat({**buffers, **constants}),
         model.training,
     )
 
 
-def _patch(modules: Mapping[str, nn.Module], graph: Graph, literals: bool) -> None:
-    """Give the integer attributes that sizes were read from the values that make the new sizes."""
-    equations: list[tuple[Any, int]] = []
-    for node in graph.nodes:
-        for name, expressions in node.sources.items():
-            sizes = listed(node.bound.get(name))
-            if len(sizes) == len(expressions):
-                equations += [
-                    (e, n) for e, n in zip(expressions, sizes, strict=True) if e is not None and type(n) is int
-                ]
-    if literals and not any(has_literal(expression) for expression, _ in equations):
-        raise StructureError("no size is computed from an attribute and a number")
-    equations = [(e, n) for e, n in equations if literals or not has_literal(e)]
-    wheres = {where for expression, _ in equations for where in attributes(expression)}
-    old = {(path, key, at): _held(vars(modules[path])[key], at) for path, key, at in wheres}
-    for (path, key, at), value in solved(equations, old).items():
-        if value != old[path, key, at]:
-            held = vars(modules[path])[key]
-            put(
-                modules[path], key, value if at < 0 else type(held)(value if i == at else n for i, n in enumerate(held))
-            )
+def _within(path: str, apart: Collection[str]) -> bool:
+    """Whether a module is one of some others, or inside one."""
+    return any(path == other or path.startswith(f"{other}.") for other in apart)
 
 
-def _held(value: Any, at: int) -> int:
-    return value if at < 0 else value[at]
+def _outermost(paths: set[str]) -> set[str]:
+    return {path for path in paths if not _within(path, paths - {path})}
+
+
+def _user(graph: Graph, name: str) -> str:
+    """The module that makes the call which reads a tensor."""
+    index = next(index for index, found in graph.tensors.items() if found == name)
+    return next(node.module for node in graph.nodes if index in node.inputs)
 
 
 def _twin(old: Tensor, new: Tensor) -> Tensor:
@@ -101,7 +154,7 @@ def fit(net: nn.Module, path: str, module: nn.Module, calls: list[Node], graph: 
             mine = [node for node in calls if node.name in names]
             sizes = {_describes(node) for node in mine}
             if len(sizes) > 1:
-                raise StructureError(f"{path}: called several times with different sizes, one module cannot hold both")
+                raise Unfit(f"{path}: called several times with different sizes", {path.rpartition(".")[0]})
             node = mine[0] if mine else None
             ghost = _ghost(module, node)
             if ghost is None:
@@ -119,6 +172,8 @@ def _describes(node: Node) -> tuple[Any, ...]:
 def _ghost(module: nn.Module, node: Node | None) -> nn.Module | None:
     if node is None or "width" not in node.bound or isinstance(module, GhostLayerNorm):
         return None
+    if type(module) not in _GHOSTS:
+        raise Unfit(node, {node.module})
     norm: Any = module  # only norms have a width
     return _GHOSTS[type(module)](norm.weight, getattr(norm, "bias", None), node.bound["width"], norm.eps)
 
@@ -195,3 +250,8 @@ _FIXES: tuple[tuple[type | tuple[type, ...], tuple[str, ...], Fix], ...] = (
     (nn.Unflatten, ("unflatten",), _unflatten),
 )
 """Which attributes of torch's own layers follow from their tensors or from the call they make."""
+
+
+def _fitted(module: nn.Module, node: Node) -> bool:
+    """Whether a call is made by a layer that takes its sizes from its tensors."""
+    return any(isinstance(module, kinds) and node.name in names for kinds, names, _ in _FIXES)

@@ -42,7 +42,9 @@ def known(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[int, Known]:
         shapes = tuple(graph.shapes[index] for index in node.outs)
         operands = [env[index] for index in node.inputs]
         out = None
-        if node.name not in _OWN_WAY and not any(x.tainted for x in operands) and not _is_random(node):
+        if node.out >= graph.unsure and node.numbers:
+            pass  # numbers computed from the inputs are no constants
+        elif node.name not in _OWN_WAY and not any(x.tainted for x in operands) and not _is_random(node):
             out = executed(node, args, kwargs, like.device)
         elif node.name in TRANSFER:
             bound = {name: substitute(value, env.__getitem__) for name, value in node.bound.items()}

@@ -7,6 +7,7 @@ import attrs
 import numpy as np
 import torch
 
+from fprune.structure.expressions import Expression, Size, leaves
 from fprune.structure.graph import Graph, Node, Ref, Shape, refs
 from fprune.structure.labels import Ints, Labels, frozen
 from fprune.structure.operators import is_pointwise
@@ -134,6 +135,15 @@ class Flow:
         """Rows for a value of which nothing may be removed."""
         return [frozen(n) for n in self.graph.shapes[index]]
 
+    def follows(self, node: Node, name: str) -> list[bool]:
+        """For each entry of a size argument, whether it was read from a size that is kept, such as the batch."""
+        sizes = node.bound[name]
+        return [self._reads_kept(e) for e in node.sources.get(name, (None,) * len(sizes))]
+
+    def _reads_kept(self, expression: Expression | None) -> bool:
+        found = [] if expression is None else [leaf for leaf in leaves(expression) if isinstance(leaf, Size)]
+        return any(s.value not in self.values or not self.labels.live(self.values[s.value][s.dim]) for s in found)
+
     def sink(self, kind: str, node: Node, rows: Ints, value: Ref, dim: int, **rest: Any) -> None:
         """Note that `rows`, dimension `dim` of `value`, are reduced here."""
         self.sinks.append(Sink(kind, node, rows, value.index, dim % len(self.shape(value)), **rest))
@@ -177,6 +187,9 @@ class Flow:
         handler = RULES.get(node.name)
         operands = [self.values[index] for index in node.inputs]
         found: Any = None  # as many values as the call makes
+        if node.out >= self.graph.unsure and "dim" in node.bound and node.numbers:
+            taken = [dims[node.bound["dim"]] for dims in operands if dims]
+            self.freeze(taken, node, "it cuts this dimension by numbers that may have been computed from the inputs")
         if handler is not None:
             found = handler(self, node, **node.bound)
         elif node.single and is_pointwise(node):

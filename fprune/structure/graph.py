@@ -1,5 +1,6 @@
 """The recorded program: plain records, no torch internals."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -7,6 +8,7 @@ import attrs
 from torch import Tensor
 
 from fprune.structure.arguments import entries, rebuilt
+from fprune.structure.expressions import Attribute, Expression, Size
 
 Shape: TypeAlias = tuple[int, ...]
 T = TypeVar("T")
@@ -33,9 +35,9 @@ class Node:
         single: whether it returns one tensor rather than a sequence.
         module: dotted path of the module whose `forward` made the call.
         site: `file:line` of the user's code.
-        batched: sizes and lists of sizes, by schema name, that grow with the batch: one flag per entry.
-        sources: size arguments, by schema name, whose entries were read from attributes of modules: an expression per
-            entry.
+        sources: size arguments, by schema name, whose entries were read from attributes of modules or shapes of
+            tensors: an expression per entry.
+        call: the number of the module call in which it was made.
     """
 
     op: Callable[..., Any]
@@ -47,13 +49,20 @@ class Node:
     single: bool
     module: str
     site: str
-    batched: Mapping[str, tuple[bool, ...]] = attrs.field(factory=dict[str, tuple[bool, ...]])
-    sources: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict[str, tuple[Any, ...]])
+    sources: Mapping[str, tuple[Expression | None, ...]] = attrs.field(
+        factory=dict[str, tuple["Expression | None", ...]]
+    )
+    call: int = 0
 
     @property
     def inputs(self) -> tuple[int, ...]:
         """The values it reads, in order, with repetitions."""
         return tuple(refs((self.args, self.kwargs)))
+
+    @property
+    def numbers(self) -> bool:
+        """Whether it is given numbers other than dimensions, groups and the like."""
+        return any(_holds_number(value) for name, value in self.bound.items() if name not in _FIXED)
 
     @property
     def out(self) -> int:
@@ -63,6 +72,53 @@ class Node:
     def __str__(self) -> str:
         """The call and where it was made."""
         return f"{self.name} in {self.module or 'the root module'} ({self.site})"
+
+
+_FIXED = frozenset("dim dims dim0 dim1 axis keepdim groups stride padding dilation eps normalized_shape dtype".split())
+
+
+def _holds_number(tree: Any) -> bool:
+    return any(isinstance(entry, (int, float)) and not isinstance(entry, bool) for entry in entries(tree))
+
+
+@attrs.frozen(eq=False)
+class Call:
+    """One call of a module.
+
+    Args:
+        path: dotted path of the module; empty for the root.
+        parent: the number of the call that made it, -1 for the root's.
+        arguments: what it was given, `(args, kwargs)`, tensors replaced by `Ref`.
+        returns: what it returned, likewise.
+    """
+
+    path: str
+    parent: int
+    arguments: Any
+    returns: Any
+
+
+@attrs.frozen
+class Read:
+    """A place where the model looks at values computed from its inputs: the program is that of these inputs.
+
+    Args:
+        operator: what looks.
+        site: `file:line` of the user's code.
+        call: the number of the module call in which it happens.
+        value: how many values the program had made by then.
+        number: whether the code gets a number, which it may go on to compute with, rather than a choice of branch.
+    """
+
+    operator: str
+    site: str
+    call: int
+    value: int
+    number: bool
+
+    def __str__(self) -> str:
+        """What and where."""
+        return f"{self.operator} at {self.site}"
 
 
 @attrs.frozen(eq=False)
@@ -80,6 +136,9 @@ class Graph:
         arguments: what the forward pass was given, `(args, kwargs)`, tensors replaced by `Ref`.
         preserved: positions among the outputs of those that have to stay as they are; None for all of them.
         masks: the values that hold booleans; as an index such a value says which entries to take.
+        calls: the module calls, in the order in which they began.
+        reads: where the model looked at values computed from its inputs.
+        attributes: the integer attributes of modules and their values.
     """
 
     nodes: tuple[Node, ...]
@@ -92,10 +151,23 @@ class Graph:
     arguments: Any
     preserved: tuple[int, ...] | None = None
     masks: frozenset[int] = frozenset()
+    calls: tuple[Call, ...] = ()
+    reads: tuple[Read, ...] = ()
+    attributes: Mapping[Attribute, int] = attrs.field(factory=dict[Attribute, int])
+
+    @property
+    def unsure(self) -> float:
+        """The first value whose call may hold numbers that were computed from the inputs; infinite if none does."""
+        return min((read.value for read in self.reads if read.number), default=math.inf)
 
     def picked(self, outputs: Sequence[T]) -> list[T]:
         """Of something that is given for each output, what belongs to those that have to stay as they are."""
         return list(outputs) if self.preserved is None else [outputs[position] for position in self.preserved]
+
+
+def present(graph: Graph, leaf: Attribute | Size) -> int:
+    """The value of an attribute or a size in the program."""
+    return graph.attributes[leaf] if isinstance(leaf, Attribute) else graph.shapes[leaf.value][leaf.dim]
 
 
 def refs(tree: Any) -> Iterator[int]:

@@ -1,37 +1,31 @@
-"""Where the sizes in a program come from: integers that remember the module attribute they were read from.
+"""Integers that remember where they were read: an attribute of a module, or the shape of a tensor.
 
-While a forward pass is recorded, the integer attributes of a private copy of the model are replaced by `TracedInt`s. A
-function mode sees them in the arguments of torch's functions before they become plain numbers. After surgery every size
-that changed gives an equation, expression = new size, and the attributes are what solves them.
+While a forward pass is recorded, the integer attributes of a private copy of the model are `TracedInt`s, and so are the
+sizes that `x.shape` and `x.size()` give. A function mode sees them in the arguments of torch's functions before they
+become plain numbers: the program knows not only that a view has size 12 but that 12 is `x.shape[2] // num_heads`.
 """
 
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
 from typing import Any, TypeAlias, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fprune.errors import StructureError
 from fprune.structure.arguments import entries
+from fprune.structure.expressions import OPERATORS, Attribute, Combined, Expression, Size
 
-Where: TypeAlias = tuple[str, str, int]
-"""A module's path, its attribute, and the position in it when it is a tuple or list (else -1)."""
-Expression: TypeAlias = "int | Where | tuple[str, Expression, Expression]"
-_OPERATORS: Mapping[str, Callable[[int, int], int]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "//": lambda a, b: a // b,  # the stub of operator.floordiv is untyped
-}
+Given: TypeAlias = list[tuple[int, Expression | None]]
+"""The integers among the arguments of a call, in order, each with its expression if it has one."""
 
 
 class TracedInt(int):
     """An integer that knows the expression it came from."""
 
-    expression: Any
+    expression: Expression
 
-    def __new__(cls, value: int, expression: Any) -> "TracedInt":
+    def __new__(cls, value: int, expression: Expression) -> "TracedInt":
         """An integer with its expression."""
         self = super().__new__(cls, value)
         self.expression = expression
@@ -64,37 +58,90 @@ class TracedInt(int):
     def __deepcopy__(self, memo: Any) -> int:
         return int(self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int(self),)
+
 
 def _combined(symbol: str, a: Any, b: Any) -> Any:
     plain = [int(x) if isinstance(x, TracedInt) else x for x in (a, b)]
-    value: Any = _OPERATORS[symbol](*plain)
+    value: Any = OPERATORS[symbol](*plain)
     if type(value) is not int:
         return value
-    return TracedInt(value, (symbol, _expression(a), _expression(b)))
+    return TracedInt(value, Combined(symbol, _expression(a), _expression(b)))
 
 
 def _expression(x: Any) -> Any:
     return x.expression if isinstance(x, TracedInt) else x
 
 
-def trace_attributes(net: nn.Module) -> None:
-    """Replace the integer attributes of a private copy by traced ones; torch's own layers are left alone."""
-    for path, module in cast("Iterable[tuple[str, nn.Module]]", net.named_modules()):
+def traced(value: Any, expression: Expression) -> Any:
+    """An integer above 1 with its expression; anything else as it is, since no size of 1 ever changes."""
+    return TracedInt(value, expression) if type(value) is int and value > 1 else value
+
+
+def trace_attributes(net: nn.Module, original: nn.Module) -> dict[Attribute, int]:
+    """Replace the integer attributes of a private copy by traced ones; torch's own layers are left alone.
+
+    Args:
+        net: the copy.
+        original: what it was copied from: an object that both hold is not private, and is left alone too.
+
+    Returns:
+        The attributes and their values.
+    """
+    found: dict[Attribute, int] = {}
+
+    def mark(value: Any, *where: Any) -> Any:
+        if type(value) is not int or value < 2:
+            return value
+        attribute = Attribute(*where)
+        found[attribute] = value
+        return TracedInt(value, attribute)
+
+    seen: set[int] = set()
+    pairs = zip(_named(net), _named(original), strict=True)
+    for (path, module), (_, twin) in pairs:
         if type(module).__module__.startswith("torch."):
             continue
         for key, value in list(vars(module).items()):
-            if not key.startswith("_") and key != "training":
-                traced = _traced(value, path, key)
-                if traced is not None:
-                    put(module, key, traced)
+            if key.startswith("_") or key == "training":
+                continue
+            if type(value) in (int, tuple, list):
+                put(module, key, _traced(value, mark, path, key))
+            elif value is not vars(twin).get(key) and id(value) not in seen and _is_record(value):
+                seen.add(id(value))
+                fields = vars(value)
+                fields.update({k: mark(v, path, key, k) for k, v in fields.items()})
+    return found
 
 
-def _traced(value: Any, path: str, key: str) -> Any:
+def _named(net: nn.Module) -> Iterable[tuple[str, nn.Module]]:
+    return cast("Iterable[tuple[str, nn.Module]]", net.named_modules())
+
+
+def _is_record(value: Any) -> bool:
+    """Whether an attribute is a plain object with fields, such as a configuration."""
+    plain = hasattr(value, "__dict__") and not callable(value) and not isinstance(value, (nn.Module, Tensor, Enum))
+    return plain and not type(value).__module__.startswith(("torch.", "builtins"))
+
+
+def _traced(value: Any, mark: Callable[..., Any], path: str, key: str) -> Any:
     if type(value) is int:
-        return TracedInt(value, (path, key, -1)) if value > 1 else None
-    if type(value) in (tuple, list) and value and all(type(n) is int for n in value):
-        return type(value)(TracedInt(n, (path, key, i)) if n > 1 else n for i, n in enumerate(value))
-    return None
+        return mark(value, path, key)
+    if value and all(type(n) is int for n in value):
+        return type(value)(mark(n, path, key, i) for i, n in enumerate(value))
+    return value
+
+
+def write(module: nn.Module, where: Attribute, size: int) -> None:
+    """Give an attribute of a private module another value."""
+    value = vars(module)[where.key]
+    if isinstance(where.at, str):
+        vars(value).update({where.at: size})
+    elif where.at is None:
+        put(module, where.key, size)
+    else:
+        put(module, where.key, type(value)(size if i == where.at else n for i, n in enumerate(value)))
 
 
 def put(module: nn.Module, key: str, value: Any) -> None:
@@ -102,95 +149,80 @@ def put(module: nn.Module, key: str, value: Any) -> None:
     vars(module).update({key: value})
 
 
-class Watch(TorchFunctionMode):
-    """Notes the traced integers among the arguments of the torch function that is running."""
+_SHAPE: Any = cast("Any", torch.Tensor.shape).__get__
+_SIZE: Any = torch.Tensor.size
+_COUNTS: tuple[Any, ...] = (torch.Tensor.__len__, torch.Tensor.numel, torch.Tensor.nelement)
 
-    def __init__(self) -> None:
+
+class Watch(TorchFunctionMode):
+    """Notes the integers among the arguments of the torch function that is running, and traces sizes that are read.
+
+    Args:
+        number: the number of a tensor's value in the program, or None; called whenever a size is asked for.
+    """
+
+    def __init__(self, number: Callable[[Tensor], int | None]) -> None:
         """Nothing running yet."""
         super().__init__()
-        self._running: list[dict[int, Any]] = [{}]
+        self._number = number
+        self._running: list[Given] = [[]]
 
     @property
-    def sources(self) -> Mapping[int, Any]:
-        """Value -> expression, for the call that is running."""
+    def given(self) -> Given:
+        """The integers given to the call that is running; empty if none of them is traced."""
         return self._running[-1]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Let the call happen with its traced integers on record."""
+        """Let the call happen with its integers on record."""
         kwargs = kwargs or {}
-        self._running.append({int(n): n.expression for n in _traced_in((args, kwargs))})
+        if func in (_SHAPE, _SIZE):
+            return self._sized(args[0], func(*args, **kwargs), *args[1:], **kwargs)
+        if func in _COUNTS:
+            self._number(args[0])
+        given = list(_integers((args, kwargs)))
+        self._running.append(given if any(expression is not None for _, expression in given) else [])
         try:
             return func(*args, **kwargs)
         finally:
             self._running.pop()
 
+    def _sized(self, tensor: Tensor, result: Any, dim: Any = None) -> Any:
+        number = self._number(tensor)
+        if number is None:
+            return result
+        if isinstance(result, torch.Size):
+            return torch.Size(traced(n, Size(number, d)) for d, n in enumerate(result))
+        return traced(result, Size(number, int(dim) % tensor.ndim))
 
-def _traced_in(tree: Any) -> Iterator[TracedInt]:
+
+def _integers(tree: Any) -> Iterator[tuple[int, Expression | None]]:
     for entry in entries(tree):
         if isinstance(entry, TracedInt):
-            yield entry
+            yield int(entry), entry.expression
+        elif type(entry) is int:
+            yield entry, None
         elif isinstance(entry, slice):
-            yield from _traced_in((entry.start, entry.stop, entry.step))
+            yield from _integers((entry.start, entry.stop, entry.step))
 
 
-def solved(equations: Iterable[tuple[Any, int]], old: Mapping[Where, int]) -> dict[Where, int]:
-    """The attribute values under which the expressions have their new sizes.
+def sources(sizes: Sequence[Any], given: Given) -> tuple[Expression | None, ...]:
+    """The expression behind each entry of a size argument, None for a number written in the code.
 
-    An equation whose plain numbers came from a tensor's shape may have no solution, and needs none: the shape adapts by
-    itself. Whether the values are right is for the verification to say.
+    Entries are matched by position where the sizes occur among the given integers in the same order, else by value,
+    and only if all integers of that value have the same expression.
 
     Args:
-        equations: expressions with the sizes they have to give.
-        old: the attributes' present values.
-
-    Raises:
-        StructureError: one attribute would need two values.
+        sizes: the argument as the operator received it.
+        given: the integers as the function was called with them.
     """
-    new: dict[Where, int] = {}
-    pending = list(equations)
-    for expression, size in pending:
-        if _is_where(expression) and new.setdefault(expression, size) != size:
-            raise StructureError(f"{_told(expression)} would have to be both {new[expression]} and {size}")
-    for expression, size in pending:
-        unknown = [where for where in attributes(expression) if where not in new]
-        if len(unknown) == 1:
-            values = {**old, **new}
-            fits = (n for n in range(1, old[unknown[0]] + 1) if _value(expression, {**values, unknown[0]: n}) == size)
-            found = next(fits, None)
-            if found is not None:
-                new[unknown[0]] = found
-    return new
+    values, k = [value for value, _ in given], len(sizes)
+    runs = [i for i in range(len(values) - k + 1) if values[i : i + k] == list(sizes)]
+    found = {tuple(expression for _, expression in given[i : i + k]) for i in runs}
+    if len(found) == 1:
+        return found.pop()
+    return tuple(_unanimous(size, given) for size in sizes)
 
 
-def has_literal(expression: Any) -> bool:
-    """Whether a plain number takes part: written in the code, or read from a tensor's shape."""
-    if _is_where(expression):
-        return False
-    return not isinstance(expression, tuple) or has_literal(expression[1]) or has_literal(expression[2])
-
-
-def _told(where: Where) -> str:
-    path, key, at = where
-    return f"{path}.{key}".lstrip(".") + (f"[{at}]" if at >= 0 else "")
-
-
-def _is_where(expression: Any) -> bool:
-    return isinstance(expression, tuple) and isinstance(expression[2], int) and isinstance(expression[1], str)
-
-
-def attributes(expression: Any) -> list[Where]:
-    """The attributes an expression was made from, each once."""
-    if _is_where(expression):
-        return [expression]
-    if isinstance(expression, tuple):
-        return list(dict.fromkeys([*attributes(expression[1]), *attributes(expression[2])]))
-    return []
-
-
-def _value(expression: Any, values: Mapping[Where, int]) -> int:
-    if _is_where(expression):
-        return values[expression]
-    if isinstance(expression, tuple):
-        symbol, a, b = cast("tuple[str, Any, Any]", expression)
-        return _OPERATORS[symbol](_value(a, values), _value(b, values))
-    return expression
+def _unanimous(size: Any, given: Given) -> Expression | None:
+    found = {expression for value, expression in given if value == size} if type(size) is int else set[Any]()
+    return found.pop() if len(found) == 1 else None

@@ -112,6 +112,7 @@ class Structure:
         families: what can be removed, in the order of the model's tensors.
         barriers: operations that keep what they touch, and why.
         labels: how many labels there are.
+        replaced: modules that an earlier surgery replaced by graphs of their calls.
     """
 
     graph: Graph
@@ -121,6 +122,7 @@ class Structure:
     families: tuple[Family, ...]
     barriers: tuple[Barrier, ...]
     labels: int
+    replaced: tuple[str, ...] = ()
 
     @property
     def units(self) -> int:

@@ -171,10 +171,10 @@ def narrow(flow: Flow, node: Node, self: Ref, dim: int, start: int, length: int)
 
 @rule("expand", "broadcast_to")
 def expand(flow: Flow, node: Node, self: Ref, size: list[int], **_: Any) -> Dims:
-    """Dimensions of the same size pass. A repeated one can follow what it meets, unless it is the batch."""
+    """Dimensions of the same size pass. A repeated one can follow what it meets, unless its size is read from one that is kept."""
     x, shape = flow.dims(self), flow.shape(node.out)
-    batch = node.batched.get("size", (True, *(False for _ in shape[1:])))
-    out = [frozen(n) if grows else flow.labels.fresh(n) for n, grows in zip(shape, batch, strict=True)]
+    fixed = flow.follows(node, "size")
+    out = [frozen(n) if stays else flow.labels.fresh(n) for n, stays in zip(shape, fixed, strict=True)]
     lead = len(shape) - len(x)
     return [
         *out[:lead],
@@ -190,9 +190,10 @@ def expand_as(flow: Flow, node: Node, self: Ref, other: Ref) -> Dims:
 
 @rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
 def factory(flow: Flow, node: Node, size: list[int], **_: Any) -> Dims:
-    """One number everywhere: its sizes can follow what it meets, unless they grow with the batch."""
-    grows = node.batched.get("size", tuple(False for _ in size))
-    return [frozen(n) if batch else flow.labels.fresh(n) for n, batch in zip(size, grows, strict=True)]
+    """One number everywhere: its sizes can follow what it meets, unless they are read from sizes that are kept."""
+    return [
+        frozen(n) if stays else flow.labels.fresh(n) for n, stays in zip(size, flow.follows(node, "size"), strict=True)
+    ]
 
 
 @rule("arange", "linspace", "eye")
