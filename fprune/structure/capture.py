@@ -70,6 +70,7 @@ class Recording(TorchDispatchMode):
         self._reads: dict[Read, None] = {}
         self._attributes: dict[Attribute, int] = {}
         self._from_input: set[int] = set()
+        self.hidden = False  # whether sizes were computed out of sight, in functions of torch written in Python
         self._dynamic: set[int] = set()  # values whose size depends on the inputs
         self._watch = Watch(self._measured)
         self._tensors: dict[int, str] = {}
@@ -167,6 +168,7 @@ class Recording(TorchDispatchMode):
         single, path = isinstance(out, Tensor), self._calls[call].path
         node = Node(func, plain, ref_args, ref_kwargs, bound, outs, single, path, site, sourced, call)
         self._nodes.append(node)
+        self.hidden |= self._watch.hides and any(type(value) is list and value for value in bound.values())
         if inplace and torch.Tag.inplace_view not in func.tags:
             self._overwrite(tensors[0], ref_args[0], node)
         return out

@@ -13,6 +13,7 @@ from fprune.equality import named_modules, named_tensors
 from fprune.errors import StructureError
 from fprune.intake import copied
 from fprune.model import Model
+from fprune.structure.attention import PrunedMultiheadAttention
 from fprune.structure.compact_graph import as_submodule
 from fprune.structure.expressions import Attribute
 from fprune.structure.ghost import GhostGroupNorm, GhostLayerNorm, GhostRMSNorm
@@ -151,16 +152,16 @@ def fit(net: nn.Module, path: str, module: nn.Module, calls: list[Node], graph: 
     """Bring a layer's own attributes into line with its tensors and with what it is to compute."""
     for kinds, names, fix in _FIXES:
         if isinstance(module, kinds):
-            mine = [node for node in calls if node.name in names]
+            mine = [node for node in calls if names is None or node.name in names]
             sizes = {_describes(node) for node in mine}
-            if len(sizes) > 1:
+            if len(sizes) > 1 and names is not None:
                 raise Unfit(f"{path}: called several times with different sizes", {path.rpartition(".")[0]})
             node = mine[0] if mine else None
-            ghost = _ghost(module, node)
-            if ghost is None:
+            other = _attention(module, mine, graph) if names is None else _ghost(module, node)
+            if other is None:
                 fix(module, node, graph)
             else:
-                net.set_submodule(path, ghost.train(module.training))
+                net.set_submodule(path, other.train(module.training))
             return
 
 
@@ -176,6 +177,22 @@ def _ghost(module: nn.Module, node: Node | None) -> nn.Module | None:
         raise Unfit(node, {node.module})
     norm: Any = module  # only norms have a width
     return _GHOSTS[type(module)](norm.weight, getattr(norm, "bias", None), node.bound["width"], norm.eps)
+
+
+def _attention(module: nn.MultiheadAttention, calls: list[Node], graph: Graph) -> nn.Module | None:
+    """A layer with heads of their own width, if its projections are not torch's any more."""
+    width = module.out_proj.weight.shape[1]
+    products = [node for node in calls if node.name in _PRODUCTS]
+    if not products or tuple(module.out_proj.weight.shape) == (module.embed_dim, module.num_heads * module.head_dim):
+        return None
+    head_dim = graph.shapes[products[0].inputs[1 if products[0].name == "baddbmm" else 0]][-1]
+    scale = getattr(module, "scale", module.head_dim**-0.5)
+    if width % head_dim:
+        raise Unfit(products[0], {products[0].module})
+    try:
+        return PrunedMultiheadAttention.like(module, head_dim, scale)
+    except StructureError as error:
+        raise Unfit(error, {products[0].module}) from error
 
 
 def _conv(module: _ConvNd, node: Node | None, graph: Graph) -> None:
@@ -228,7 +245,7 @@ def _unflatten(module: nn.Unflatten, node: Node | None, graph: Graph) -> None:
 
 
 def _nothing(module: nn.Module, node: Node | None, graph: Graph) -> None:
-    """A ghost norm has no sizes of its own besides the original width."""
+    """A layer that has no sizes of its own, or keeps those it has."""
 
 
 _GHOSTS: Mapping[type[nn.Module], type[GhostLayerNorm]] = {
@@ -237,7 +254,7 @@ _GHOSTS: Mapping[type[nn.Module], type[GhostLayerNorm]] = {
     nn.RMSNorm: GhostRMSNorm,
 }
 _CONVS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_FIXES: tuple[tuple[type | tuple[type, ...], tuple[str, ...], Fix], ...] = (
+_FIXES: tuple[tuple[type | tuple[type, ...], tuple[str, ...] | None, Fix], ...] = (
     (_ConvNd, _CONVS, _conv),
     (nn.Linear, ("linear",), _linear),
     (_NormBase, ("batch_norm", "instance_norm"), _batch_norm),
@@ -248,10 +265,12 @@ _FIXES: tuple[tuple[type | tuple[type, ...], tuple[str, ...], Fix], ...] = (
     (nn.PReLU, ("prelu",), _prelu),
     (nn.ChannelShuffle, ("channel_shuffle",), _shuffle),
     (nn.Unflatten, ("unflatten",), _unflatten),
+    (nn.MultiheadAttention, None, _nothing),
 )
-"""Which attributes of torch's own layers follow from their tensors or from the call they make."""
+_PRODUCTS = frozenset({"scaled_dot_product_attention", "baddbmm", "bmm", "matmul"})
+"""Which attributes of torch's own layers follow from their tensors or from the calls they make (None: any call)."""
 
 
 def _fitted(module: nn.Module, node: Node) -> bool:
     """Whether a call is made by a layer that takes its sizes from its tensors."""
-    return any(isinstance(module, kinds) and node.name in names for kinds, names, _ in _FIXES)
+    return any(isinstance(module, kinds) and (names is None or node.name in names) for kinds, names, _ in _FIXES)

@@ -7,6 +7,7 @@ become plain numbers: the program knows not only that a view has size 12 but tha
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
+from types import FunctionType
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -166,11 +167,17 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._number = number
         self._running: list[Given] = [[]]
+        self._python = [False]
 
     @property
     def given(self) -> Given:
         """The integers given to the call that is running; empty if none of them is traced."""
         return self._running[-1]
+
+    @property
+    def hides(self) -> bool:
+        """Whether the call that is running is written in Python: what it reads inside goes unseen."""
+        return self._python[-1]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let the call happen with its integers on record."""
@@ -181,10 +188,12 @@ class Watch(TorchFunctionMode):
             self._number(args[0])
         given = list(_integers((args, kwargs)))
         self._running.append(given if any(expression is not None for _, expression in given) else [])
+        self._python.append(isinstance(func, FunctionType))
         try:
             return func(*args, **kwargs)
         finally:
             self._running.pop()
+            self._python.pop()
 
     def _sized(self, tensor: Tensor, result: Any, dim: Any = None) -> Any:
         number = self._number(tensor)

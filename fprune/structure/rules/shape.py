@@ -171,7 +171,7 @@ def narrow(flow: Flow, node: Node, self: Ref, dim: int, start: int, length: int)
 
 @rule("expand", "broadcast_to")
 def expand(flow: Flow, node: Node, self: Ref, size: list[int], **_: Any) -> Dims:
-    """Dimensions of the same size pass. A repeated one can follow what it meets, unless its size is read from one that is kept."""
+    """Dimensions of the same size pass. A repeated one can follow what it meets, unless its size stays."""
     x, shape = flow.dims(self), flow.shape(node.out)
     fixed = flow.follows(node, "size")
     out = [frozen(n) if stays else flow.labels.fresh(n) for n, stays in zip(shape, fixed, strict=True)]
