@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
+import attrs
 import numpy as np
 
 from fprune.structure.equations import FACTORS, Equation, equation, factors
@@ -16,10 +17,10 @@ _ATTENTION = Equation(("hqe", "hke", "hkv"), "hqv")  # softmax(q @ k.T) @ v, `h`
 def roles(graph: Graph, rows: Mapping[int, tuple[Ints, ...]], labels: Sequence[Ints], count: int) -> list[Role]:
     """The role of each family.
 
-    A product of activations that runs in batches is an attention, whatever class it sits in: along the batch dimensions
-    lie heads, along the others positions and the width of a head. A family is `"head"` when its labels lie along a
-    batch dimension of such a product (whole heads, key-value groups, the queries of every group), else `"head_dim"`
-    when they lie along another dimension, else `"channel"`.
+    A product of activations that runs in batches is an attention, whatever class it sits in. Along the batch dimensions
+    lie heads (whole heads, or key-value groups). Along what it sums, and along the last dimension of each factor, lies
+    the width of a head. A label along another dimension is one of several queries of a group when it shares the
+    rows of a weight with a width, and a width when it shares them with a head. All other families are channels.
 
     Args:
         graph: the recorded program.
@@ -30,27 +31,43 @@ def roles(graph: Graph, rows: Mapping[int, tuple[Ints, ...]], labels: Sequence[I
     Returns:
         One role for each family.
     """
-    heads, widths = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    marks = _Marks(*(np.zeros(count, np.bool_) for _ in range(3)))
     bare = _bare(graph)
     for node in graph.nodes:
         values, eq = _product(graph, node)
         if eq is not None and not bare.intersection(values):
-            _mark([rows[value] for value in values], eq, heads, widths)
-    return [_role(heads, widths, family) for family in labels]
+            marks.note([rows[value] for value in values], eq)
+    beside = [np.zeros(count, np.bool_) for _ in range(2)]
+    for tensor in graph.tensors:
+        for r in rows[tensor]:
+            for near, marked in zip(beside, (marks.width, marks.head), strict=True):
+                near[r[marked[r].any(1)]] = True
+    head, width = marks.head, marks.width
+    grouped = marks.other & ~head & ~width
+    kinds: tuple[tuple[Bools, Role], ...] = (
+        (head, "head"),
+        (width, "head_dim"),
+        (grouped & beside[0], "head"),
+        (grouped & beside[1], "head_dim"),
+    )
+    return [next((role for marked, role in kinds if marked[family].any()), "channel") for family in labels]
 
 
-def _role(heads: Bools, widths: Bools, family: Ints) -> Role:
-    return "head" if heads[family].any() else "head_dim" if widths[family].any() else "channel"
+@attrs.frozen(eq=False)
+class _Marks:
+    """Labels seen along the batch dimensions of products, along their widths, and along other dimensions."""
 
+    head: Bools
+    width: Bools
+    other: Bools
 
-def _mark(operands: list[tuple[Ints, ...]], eq: Equation, heads: Bools, widths: Bools) -> None:
-    """Note the labels along the batch dimensions of a product, and those along the others."""
-    batch = {x for x in eq.out if sum(x in letters for letters in eq.factors) > 1}
-    if not batch:
-        return
-    for dims, letters in zip(operands, eq.factors, strict=True):
-        for r, letter in zip(dims, letters, strict=True):
-            (heads if letter in batch else widths)[r[r > 0]] = True
+    def note(self, operands: list[tuple[Ints, ...]], eq: Equation) -> None:
+        """Note the labels of one product, if it runs in batches."""
+        batch = {x for x in eq.out if sum(x in letters for letters in eq.factors) > 1}
+        for dims, letters in zip(operands, eq.factors, strict=True) if batch else ():
+            for d, (r, letter) in enumerate(zip(dims, letters, strict=True)):
+                wide = letter not in eq.out or d == len(letters) - 1
+                (self.head if letter in batch else self.width if wide else self.other)[r[r > 0]] = True
 
 
 def _product(graph: Graph, node: Node) -> tuple[list[int], Equation | None]:

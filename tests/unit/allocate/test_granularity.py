@@ -16,7 +16,7 @@ from fprune.structure import trace, verify
 from tests.unit.allocate.test_axes import residual
 from tests.unit.allocate.test_dependency_aware import gone
 from tests.unit.structure.test_capture import Written
-from tests.unit.structure.test_roles import joined, split
+from tests.unit.structure.test_roles import grouped_by_einsum, joined, split
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
 IMAGE = torch.zeros(2, 3, 6, 6)
@@ -51,6 +51,14 @@ def taken(model: Model, rules: Any) -> dict[str, tuple[int, int]]:
 
 def test_by_default_heads_and_channels_go_and_the_width_of_heads_stays() -> None:
     assert taken(block(), 0.5) == {"k.weight": (3, 6), "fc2.weight": (6, 12), "fc1.weight": (10, 20)}
+
+
+def test_of_grouped_queries_whole_groups_go() -> None:
+    model = Model.from_module(grouped_by_einsum())
+    assert taken(model, [{"op_names": ["q", "k", "v"], "sparsity": 0.5}]) == {"k.weight": (1, 2)}
+    assert taken(model, [{"op_names": ["q"], "sparsity": 0.5, "granularity": "family:q.weight"}]) == {
+        "q.weight": (1, 3)
+    }
 
 
 def test_also_when_the_width_has_more_places_than_there_are_heads() -> None:

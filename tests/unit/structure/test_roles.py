@@ -76,6 +76,19 @@ def grouped_query() -> nn.Module:
     return Written(forward, **parts).double()
 
 
+def grouped_by_einsum() -> nn.Module:
+    """The same without copies: the queries of a group are a dimension of their own."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        q, k, v = self.q(x).unflatten(-1, (2, 3, 4)), self.k(x).unflatten(-1, (2, 4)), self.v(x).unflatten(-1, (2, 4))
+        scores = torch.einsum("blgrd,bmgd->bgrlm", q, k).softmax(-1)
+        return self.o(torch.einsum("bgrlm,bmgd->blgrd", scores, v).flatten(2))
+
+    torch.manual_seed(0)
+    parts = {"q": nn.Linear(6, 24), "k": nn.Linear(6, 8), "v": nn.Linear(6, 8), "o": nn.Linear(24, 6)}
+    return Written(forward, **parts).double()
+
+
 def told(structure: Structure) -> dict[str, tuple[str, int]]:
     return {family.name: (family.role, len(family)) for family in structure.families}
 
@@ -107,6 +120,32 @@ def test_grouped_queries() -> None:
     assert heads.pop(whole) == 2
     assert heads in ({}, {("o.weight", "q.bias", "q.weight"): 3})
     assert {len(f) for f in structure.families if f.role == "head_dim"} == {4}
+
+
+def test_grouped_queries_in_a_dimension_of_their_own() -> None:
+    structure = trace(grouped_by_einsum(), X)
+    found = {(f.role, f.parameters[::2], len(f)) for f in structure.families}
+    assert found == {
+        ("head", ("k.bias", "o.weight", "q.weight", "v.weight"), 2),
+        ("head", ("o.weight", "q.weight"), 3),
+        ("head_dim", ("k.bias", "q.bias"), 4),
+        ("head_dim", ("o.weight", "v.weight"), 4),
+    }
+
+
+def test_attention_over_channels_has_heads_and_their_width() -> None:
+    """Queries against keys along the positions: what comes out has the width of the queries."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        q, k, v = (split(layer(x)).mT for layer in (self.q, self.k, self.v))
+        return self.o(joined(((q @ k.mT).softmax(-1) @ v).mT))
+
+    parts = {"q": nn.Linear(6, 12), "k": nn.Linear(6, 12), "v": nn.Linear(6, 12), "o": nn.Linear(12, 6)}
+    roles = told(trace(Written(forward, **parts).double(), X))
+    assert roles == {"k.weight": ("head", 3), "o.weight[dim 1]": ("head_dim", 4)} or roles == {
+        "k.weight": ("head", 3),
+        "q.weight": ("head_dim", 4),
+    }
 
 
 def test_torchs_own_attention() -> None:
