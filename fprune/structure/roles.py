@@ -50,7 +50,8 @@ def roles(graph: Graph, rows: Mapping[int, tuple[Ints, ...]], labels: Sequence[I
         (grouped & beside[0], "head"),
         (grouped & beside[1], "head_dim"),
     )
-    return [next((role for marked, role in kinds if marked[family].any()), "channel") for family in labels]
+    usual: Role = "channel"
+    return [next((role for marked, role in kinds if marked[family].any()), usual) for family in labels]
 
 
 @attrs.frozen(eq=False)
