@@ -50,8 +50,14 @@ def roles(graph: Graph, rows: Mapping[int, tuple[Ints, ...]], labels: Sequence[I
         (grouped & beside[0], "head"),
         (grouped & beside[1], "head_dim"),
     )
-    usual: Role = "channel"
-    return [next((role for marked, role in kinds if marked[family].any()), usual) for family in labels]
+    return [_role(kinds, family) for family in labels]
+
+
+def _role(kinds: Sequence[tuple[Bools, Role]], family: Ints) -> Role:
+    for marked, role in kinds:
+        if marked[family].any():
+            return role
+    return "channel"
 
 
 @attrs.frozen(eq=False)
