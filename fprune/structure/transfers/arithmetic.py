@@ -29,6 +29,15 @@ def div(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | None:
     return Known.of((a.taint | b.taint) & ~absorbed, value, shapes[0])
 
 
+@transfer("addcmul", "addcdiv")
+def accumulated(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
+    """A sum of a value and a product, in which a constant 0 absorbs what it meets; or of a quotient."""
+    x, a, b = bound["self"], bound["tensor1"], bound["tensor2"]
+    zero = a.zero | b.zero if node.name == "addcmul" else a.zero & b.taint
+    value = node.op(x.value, torch.where(zero, 0, a.value), torch.where(zero, 1, b.value), value=bound["value"])
+    return Known.of(x.taint | ((a.taint | b.taint) & ~zero), value, shapes[0])
+
+
 @transfer("glu")
 def glu(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
     """A constant 0 in the first half absorbs its gate."""

@@ -2,6 +2,7 @@
 
 import torch
 
+from fprune.structure.arguments import listed
 from fprune.structure.graph import Node, Shape
 from fprune.structure.known import Known
 from fprune.structure.transfers.registry import Bound, transfer
@@ -29,14 +30,18 @@ def resampled(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | No
     return Known.of(changed, x.value, shapes[0])
 
 
+def dimensions(bound: Bound, ndim: int) -> list[int]:
+    """The dimensions an operator reduces: all of them when none is named."""
+    dim = bound.get("dim")
+    return list(range(ndim)) if dim is None or dim == [] else [d % ndim for d in listed(dim)]
+
+
 @transfer("mean", "sum", "amax", "amin")
 def reduced(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
     """Tainted where anything along the reduced dimensions is."""
-    x, dim = bound["self"], bound.get("dim")
+    x = bound["self"]
     ndim = len(x.shape)
-    dims = (
-        list(range(ndim)) if dim is None or dim == [] else [d % ndim for d in ([dim] if isinstance(dim, int) else dim)]
-    )
+    dims = dimensions(bound, ndim)
     x = x.over([d for d in dims if x.varies(d) or node.name == "sum"])
     taint = x.taint.amax(dims, keepdim=True) if dims else x.taint
     value = {"mean": torch.mean, "sum": torch.sum, "amax": torch.amax, "amin": torch.amin}[node.name](
@@ -46,3 +51,15 @@ def reduced(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
         kept = [d for d in range(ndim) if d not in dims]
         taint, value = (t.permute(*kept, *dims).flatten(len(kept)).squeeze(-1) for t in (taint, value))
     return Known.of(taint, value, shapes[0])
+
+
+@transfer("norm", "linalg_vector_norm", "var", "std", "var_mean", "std_mean")
+def measured(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | list[Known]:
+    """Likewise, with the operator itself on everything it counts."""
+    x = bound["self"]
+    dims = dimensions(bound, len(x.shape))
+    x = x.over(dims)
+    taint = x.taint.amax(dims, keepdim=len(shapes[0]) == len(x.shape)) if dims else x.taint
+    found = node.op(x.value, *node.args[1:], **node.kwargs)
+    out = [Known.of(taint, value, shape) for value, shape in zip(listed(found), shapes, strict=True)]
+    return out[0] if node.single else out

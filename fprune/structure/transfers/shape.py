@@ -57,3 +57,11 @@ def moved(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | list[K
     taints, values = ([t] if node.single else t for t in whole)
     out = [Known(squeezed(t), squeezed(v), shape) for t, v, shape in zip(taints, values, shapes, strict=True)]
     return out[0] if node.single else out
+
+
+@transfer("view_as", "reshape_as", "expand_as")
+def shaped(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
+    """Only the shape of the second value counts, and that is known."""
+    x, op = bound["self"], aten("expand" if node.name == "expand_as" else "reshape")
+    taint, value = (squeezed(op(t.expand(x.shape), shapes[0])) for t in (x.taint, x.value))
+    return Known(taint, value, shapes[0])

@@ -176,6 +176,7 @@ REDUCTION = (
     case("var and mean", (2, 4, 3), fn=lambda x: torch.var_mean(x, (0, 2), correction=2), free=9),
     case("std and mean", (2, 4, 3), fn=lambda x: torch.std_mean(x, 1), free=9),
     case("norm", (2, 4, 3), fn=lambda x: x.norm(dim=1), free=9),
+    case("norm by its old name", (2, 4), fn=lambda x: torch.ops.aten.norm(x, 3, [1]), free=6),
     case("norm of all", (2, 4), fn=lambda x: x.norm(), free=6),
     case("norm, order 3", (2, 4), fn=lambda x: torch.linalg.vector_norm(x, 3, 1), free=6),
     case("norm, the largest", (2, 4), fn=lambda x: torch.linalg.vector_norm(x, float("inf"), 1), free=6),
