@@ -7,6 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from fprune.bools import both
 from fprune.errors import ModelError, close_matches
 from fprune.tables import html_table
 from fprune.tree import Flat
@@ -167,7 +168,7 @@ class Masks(Mapping[str, Tensor]):
 
 def _both(name: str, a: Tensor, b: Tensor) -> Tensor:
     try:
-        return a & b
+        return both(a, b)
     except RuntimeError as error:
         raise ModelError(
             f"masks[{name!r}]: {tuple(a.shape)} on {a.device} and {tuple(b.shape)} on {b.device} do not combine",

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fprune.bools import any_along, both, is_any
 from fprune.masks import Masks
 from fprune.structure.flow import Sink
 from fprune.structure.known import Along, Known
@@ -14,6 +15,7 @@ from fprune.structure.labels import Bools, Ints, touched
 from fprune.structure.stand_in import has_stand_ins, standing
 from fprune.structure.trace import Structure
 from fprune.structure.transfers.contraction import bias_name, is_unpadded, taps
+from fprune.structure.wide import widened
 
 
 @attrs.frozen(eq=False)
@@ -71,7 +73,7 @@ def masked_units(structure: Structure, masks: Masks, shapes: Mapping[str, tuple[
 def _dead(mask: Tensor, dim: int, shape: tuple[int, ...]) -> Bools:
     """Indices along `dim` with no kept entry."""
     full = mask.reshape((1,) * (len(shape) - mask.ndim) + tuple(mask.shape)).movedim(dim, 0)
-    alive = full.reshape(full.shape[0], -1).any(1)
+    alive = any_along(full.reshape(full.shape[0], -1), 1)
     return ~alive.expand(shape[dim]).cpu().numpy()
 
 
@@ -168,25 +170,25 @@ class _Look:
         rows = self._structure.rows[value]
         if (value, dim) not in self._active:
             known = self._values[value]
-            active = known.taint | (known.value != 0)
+            active = known.taint | known.nonzero
             told = [d for d in range(active.ndim) if d != dim and active.shape[d] > 1]
             free = [d for d in told if rows[d].any()]
             whole = [d for d in told if d not in free]
-            active = active.any(whole, keepdim=True) if whole else active
+            active = any_along(active, whole, keepdim=True)
             self._active[value, dim] = active, free
         active, free = self._active[value, dim]
         for d in free:
             kept = torch.from_numpy(np.flatnonzero(~touched(removed, rows[d]))).to(active.device)
-            active = active.index_select(d, kept).any(d, keepdim=True)
+            active = any_along(active.index_select(d, kept), d, keepdim=True)
         return ~active.reshape(-1).expand(len(rows[dim]))
 
     def _reaches(self, sink: Sink, weight: int, kept: Bools) -> Tensor:
         """Which input channels have a non-zero weight to a kept output."""
         if sink not in self._reach:
-            self._reach[sink] = (taps(sink.node, self._values[weight].value) != 0).any(3)
+            self._reach[sink] = any_along(taps(sink.node, self._values[weight].nonzero), 3)
         reach = self._reach[sink]
         outputs = torch.from_numpy(kept).to(reach.device).view(reach.shape[0], reach.shape[1], 1)
-        return (reach & outputs).any(1).flatten()
+        return any_along(both(reach, outputs), 1).flatten()
 
 
 def takes_constants(structure: Structure, sink: Sink) -> bool:
@@ -210,10 +212,10 @@ def folds(structure: Structure, decision: Decision, values: Mapping[int, Known])
             continue
         along = values[sink.value].along(sink.dim)
         lost = torch.from_numpy(gone).to(along.taint.device) & ~along.taint & along.nonzero
-        if not lost.any():
+        if not is_any(lost):
             continue
-        w = taps(sink.node, values[sink.weight].value).sum(3)
+        w = widened(taps(sink.node, values[sink.weight].value)).sum(3)
         delta = (w * torch.where(lost, along.value, 0).view(w.shape[0], 1, w.shape[2])).sum(2).flatten()
-        if (delta != 0).any():
+        if delta.any():
             out[number] = delta
     return out

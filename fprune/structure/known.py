@@ -1,12 +1,14 @@
 """What is known of a value before any input is seen."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
+from fprune.bools import any_along, is_any, nonzero
 from fprune.structure.arguments import rebuilt
 from fprune.structure.graph import Shape
 
@@ -57,15 +59,20 @@ class Known:
         ones = (1,) * len(shape)
         return Known(torch.ones(ones, dtype=torch.bool, device=like.device), like.new_zeros(ones), shape)
 
-    @property
+    @cached_property
     def tainted(self) -> bool:
         """Whether any element depends on the input."""
-        return bool(self.taint.any())
+        return is_any(self.taint)
+
+    @cached_property
+    def nonzero(self) -> Tensor:
+        """Where the known part of the value is not 0."""
+        return nonzero(self.value)
 
     @property
     def zero(self) -> Tensor:
         """Where the value is the constant 0."""
-        return ~self.taint & (self.value == 0)
+        return ~(self.taint | self.nonzero)
 
     def varies(self, dim: int) -> bool:
         """Whether more than one index of a dimension is told apart."""
@@ -78,13 +85,14 @@ class Known:
 
     def along(self, dim: int) -> Along:
         """What is known of each index along a dimension."""
-        taint, value = self._rows(self.taint, dim), self._rows(self.value, dim)
-        first = value[:, 0]
-        return Along(taint.any(1), (value != 0).any(1), (value == first[:, None]).all(1), first)
+        taint, live, value = (self._rows(t, dim) for t in (self.taint, self.nonzero, self.value))
+        first, size = value[:, 0], self.shape[dim]
+        constant = ~first.isnan() if value.shape[1] == 1 else (value == first[:, None]).all(1)
+        each = any_along(taint, 1), any_along(live, 1), constant, first
+        return Along(*(t.expand(size) for t in each))
 
     def _rows(self, tensor: Tensor, dim: int) -> Tensor:
-        moved = tensor.movedim(dim, 0)
-        return moved.expand(self.shape[dim], *moved.shape[1:]).reshape(self.shape[dim], -1)
+        return tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1)
 
 
 def squeezed(tensor: Tensor) -> Tensor:

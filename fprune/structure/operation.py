@@ -15,7 +15,6 @@ from fprune.structure.rewrite import Cut
 from fprune.structure.stand_in import StandIn, stand_ins
 from fprune.structure.trace import Structure
 from fprune.structure.transfers.contraction import bias_name
-from fprune.structure.wide import precise
 
 
 @attrs.frozen(eq=False)
@@ -53,7 +52,7 @@ def planned(masked: Model, masks: Masks, structure: Structure) -> Operation:
         structure: its couplings.
     """
     tensors = masked.params.merged(masked.buffers)
-    with torch.no_grad(), precise(masked.device):
+    with torch.no_grad():
         values = known(structure.graph, tensors)
         decision = decide(structure, masks, values, {name: tuple(t.shape) for name, t in tensors.items()})
         deltas = folds(structure, decision, values)

@@ -63,9 +63,19 @@ class Wide(TorchDispatchMode):
         return False
 
 
+def widened(value: Tensor) -> Tensor:
+    """A floating-point tensor in double precision, where the device knows it."""
+    return value if value.device.type == "mps" else wide(value)
+
+
 def precise(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """The wide mode where the device knows float64."""
     return contextlib.nullcontext() if device.type == "mps" else Wide()
+
+
+def is_view(op: Any) -> bool:
+    """Whether an operator's result shares the memory of its first argument."""
+    return hasattr(op, "_schema") and _effects(op)[0]
 
 
 @cache

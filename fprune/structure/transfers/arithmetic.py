@@ -5,6 +5,7 @@ import torch
 from fprune.structure.graph import Node, Shape
 from fprune.structure.known import Known
 from fprune.structure.transfers.registry import Bound, transfer
+from fprune.structure.wide import widened
 
 
 @transfer("mul", "multiply")
@@ -53,4 +54,4 @@ def prelu(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
     """Element by element in the input; the slope is a parameter."""
     x, slope = bound["self"], bound["weight"]
     taint = torch.ones_like(x.taint) if slope.tainted else x.taint
-    return Known.of(taint, torch.prelu(x.over([1] if len(x.shape) > 1 else []).value, slope.value), shapes[0])
+    return Known.of(taint, torch.prelu(x.over([1] if len(x.shape) > 1 else []).value, widened(slope.value)), shapes[0])

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from fprune.bools import any_along, both, is_all, is_any
 from fprune.structure.arguments import listed
 from fprune.structure.graph import Node, Shape
 from fprune.structure.known import Known
 from fprune.structure.transfers.registry import Bound, transfer
+from fprune.structure.wide import widened
 
 
 def is_unpadded(node: Node) -> bool:
@@ -49,17 +51,17 @@ def weighted(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | Non
     if weight.tainted or (bias is not None and bias.tainted) or weight.value.ndim < 2:
         return None
     channel = channel_dim(node, len(shapes[0]), weight.value)
-    w = taps(node, weight.value)
-    grid = (w.shape[0], 1, w.shape[2])
+    reach = any_along(taps(node, weight.nonzero), 3)
+    grid = (reach.shape[0], 1, reach.shape[2])
     along = x.along(channel)
     fixed = ~along.taint & along.nonzero
     uniform = fixed & along.constant if is_unpadded(node) else torch.zeros_like(fixed)
     varies = (along.taint | (fixed & ~uniform)).view(grid)
-    taint = ((w != 0).any(3) & varies).any(2).flatten()
-    value = torch.zeros(taint.shape, dtype=w.dtype, device=w.device)
-    if uniform.any():
-        constants = torch.where(uniform, along.value.to(w.dtype), 0).view(grid)
-        value = (w.sum(3) * constants).sum(2).flatten()
+    taint = any_along(reach if is_all(varies) else both(reach, varies), 2).flatten()
+    value = x.value.new_zeros(taint.shape)
+    if is_any(uniform):
+        constants = torch.where(uniform, along.value, 0).view(grid)
+        value = (widened(taps(node, weight.value)).sum(3) * constants).sum(2).flatten()
     if bias is not None:
         value = value + bias.value
     place = [-1 if d == channel else 1 for d in range(len(shapes[0]))]

@@ -7,13 +7,14 @@ from torch.nn import functional as F
 from fprune.structure.graph import Node, Shape
 from fprune.structure.known import Known
 from fprune.structure.transfers.registry import Bound, transfer
+from fprune.structure.wide import widened
 
 
 def _passes(weight: Known | None, dim: int, ndim: int, like: Tensor) -> Tensor:
     """Where a scale lets its input through, laid along dimension `dim`."""
     if weight is None:
         return torch.ones((1,) * ndim, dtype=torch.bool, device=like.device)
-    return (weight.value != 0).view([-1 if d == dim else 1 for d in range(ndim)])
+    return weight.nonzero.view([-1 if d == dim else 1 for d in range(ndim)])
 
 
 @transfer("batch_norm")
@@ -22,7 +23,7 @@ def batch_norm(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | N
     x, parts = bound["input"], [bound[k] for k in ("running_mean", "running_var", "weight", "bias")]
     if bound["training"] or parts[0] is None or any(k is not None and k.tainted for k in parts):
         return None
-    mean, var, weight, bias = [None if k is None else k.value for k in parts]
+    mean, var, weight, bias = [None if k is None else widened(k.value) for k in parts]
     out = F.batch_norm(x.over([1]).value, mean, var, weight, bias, False, 0.0, bound["eps"])
     return Known.of(x.taint & _passes(parts[2], 1, len(shapes[0]), x.taint), out, shapes[0])
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from fprune.structure.graph import Node, Shape
 from fprune.structure.known import Known, mapped
 from fprune.structure.operators import is_inplace, placed
+from fprune.structure.wide import is_view, widened
 
 Bound: TypeAlias = Mapping[str, Any]
 Transfer: TypeAlias = Callable[[Node, Bound, tuple[Shape, ...]], "Known | list[Known] | None"]
@@ -44,7 +45,11 @@ def pointwise(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], operand
 
 def executed(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> Known | list[Known]:
     """No operand depends on the input: the result is what the operator gives."""
-    whole: Callable[[Known], Tensor] = lambda k: k.value.expand(k.shape)  # noqa: E731
+    looks = is_view(node.op)  # a view of a weight is widened where it is computed with
+
+    def whole(k: Known) -> Tensor:
+        return (k.value if looks else widened(k.value)).expand(k.shape)
+
     out = _applied(node, mapped(args, whole), mapped(kwargs, whole), device)
     return Known.constant(out) if node.single else [Known.constant(t) for t in out]
 
@@ -53,7 +58,7 @@ def _applied(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], device: 
     """Call the operator; one that writes in place writes a copy, and a view of what has other strides is a copy."""
     args, kwargs = placed(args, device), placed(kwargs, device)
     if is_inplace(node.op):
-        args = (args[0].clone(memory_format=torch.contiguous_format), *args[1:])
+        args = (widened(args[0]).clone(memory_format=torch.contiguous_format), *args[1:])
     if node.name in ("view", "_unsafe_view") and "dtype" not in node.bound:
         return args[0].reshape(*args[1:])
     return node.op(*args, **kwargs)

@@ -271,7 +271,7 @@ WRITES = (
     Case("write transposed", lambda x, v: after(x, lambda y: y.mT.copy_(v)), extra=((4, 6),)),
     Case("write what depends on the input", lambda x: after(x, lambda y: y[:, :2].copy_(x[:, 4:]))),
     Case("copy", lambda x, v: torch.empty_like(x).copy_(v), extra=((6, 1),)),
-    Case("copy integers", lambda x, v: after(v.long().float(), lambda y: y.copy_(v)), extra=((6, 1),), complete=False),
+    Case("copy integers", lambda x, v: after(v.long(), lambda y: y.copy_(v)), extra=((6, 1),), complete=False),
     Case("fill with a tensor", lambda x, v: (x + 0).fill_(v[0]), extra=((4,),)),
     Case("zero", lambda x: (x + 0).zero_()),
     Case("ones_like", torch.ones_like),
