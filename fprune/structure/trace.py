@@ -15,6 +15,7 @@ from fprune.structure.graph import Graph
 from fprune.structure.labels import Bools, Ints
 from fprune.structure.record import record
 from fprune.structure.roles import Role, roles
+from fprune.structure.worth import some, whole_outputs, worths
 from fprune.tables import html_table, text_table
 
 _ = _rules  # importing the package registers the rules
@@ -113,6 +114,7 @@ class Structure:
         barriers: operations that keep what they touch, and why.
         labels: how many labels there are.
         replaced: modules that an earlier surgery replaced by graphs of their calls.
+        buffers: tensors of the program that are no parameters.
     """
 
     graph: Graph
@@ -123,6 +125,7 @@ class Structure:
     barriers: tuple[Barrier, ...]
     labels: int
     replaced: tuple[str, ...] = ()
+    buffers: frozenset[str] = frozenset()
 
     @property
     def units(self) -> int:
@@ -134,10 +137,18 @@ class Structure:
         return tuple(f for f in self.families if any(s.tensor == tensor and s.dim == dim for s in f.slices))
 
     def _table(self) -> tuple[list[str], list[list[Any]]]:
+        families = [family.labels for family in self.families]
+        worth = worths(self.graph, self.rows, families, self.labels, self.buffers)
         rows = [
-            [f.name, f.role, len(f), f.original, len(f.parameters), ", ".join(f.parameters[:4])] for f in self.families
+            [f.name, f.role, len(f), f.original, f"{w.params:,}", f"{w.flops:,}", some(f.parameters)]
+            for f, w in zip(self.families, worth, strict=True)
         ]
-        return ["family", "role", "units", "of", "tensors", "reaches"], rows
+        return ["family", "role", "units", "of", "params each", "FLOPs each", "reaches"], rows
+
+    def _kept(self) -> list[str]:
+        """Weights of which no output can go, then the operations that keep what they touch."""
+        whole = whole_outputs(self.graph, self.rows)
+        return [*([f"the outputs of {some(whole)}"] if whole else []), *map(str, self.barriers)]
 
     def __repr__(self) -> str:
         """One line."""
@@ -148,12 +159,13 @@ class Structure:
 
     def __str__(self) -> str:
         """The families as a table, then the barriers."""
-        lines = [text_table(*self._table(), title=repr(self)), *(f"kept: {barrier}" for barrier in self.barriers)]
+        lines = [text_table(*self._table(), title=repr(self)), *(f"kept: {line}" for line in self._kept())]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        barriers = html_table(["kept because of"], [[str(b)] for b in self.barriers]) if self.barriers else ""
-        return html_table(*self._table(), title=repr(self)) + barriers
+        kept = self._kept()
+        table = html_table(["kept"], [[line] for line in kept]) if kept else ""
+        return html_table(*self._table(), title=repr(self)) + table
 
 
 def trace(model: Model | nn.Module, example_inputs: object, *, outputs: Selector | None = None) -> Structure:
@@ -186,7 +198,8 @@ def trace(model: Model | nn.Module, example_inputs: object, *, outputs: Selector
     """
     given = Inputs.of(example_inputs) or Inputs()
     given = given if outputs is None else attrs.evolve(given, outputs=outputs)
-    graph = record(borrowed(model), given)
+    read = borrowed(model)
+    graph = record(read, given)
     flow = Flow(graph)
     rows = {index: tuple(flow.labels.resolve(r) for r in dims) for index, dims in flow.values.items()}
     sinks = tuple(
@@ -202,7 +215,7 @@ def trace(model: Model | nn.Module, example_inputs: object, *, outputs: Selector
     found, count = families(tensors, reducible), flow.labels.count
     kinds = roles(graph, rows, [family.labels for family in found], count)
     named = tuple(attrs.evolve(family, role=role) for family, role in zip(found, kinds, strict=True))
-    return Structure(graph, given, rows, sinks, named, tuple(flow.barriers), count)
+    return Structure(graph, given, rows, sinks, named, tuple(flow.barriers), count, buffers=frozenset(read.buffers))
 
 
 def families(tensors: Mapping[str, tuple[Ints, ...]], allowed: Bools) -> tuple[Family, ...]:
