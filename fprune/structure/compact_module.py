@@ -19,6 +19,7 @@ from fprune.structure.expressions import Attribute
 from fprune.structure.ghost import GhostGroupNorm, GhostLayerNorm, GhostRMSNorm
 from fprune.structure.graph import Graph, Node
 from fprune.structure.provenance import write
+from fprune.structure.recurrent import GATES
 from fprune.structure.solve import solve
 from fprune.tree import Flat
 
@@ -244,6 +245,17 @@ def _unflatten(module: nn.Unflatten, node: Node | None, graph: Graph) -> None:
         module.unflattened_size = tuple(node.bound["sizes"])
 
 
+def _recurrent(module: nn.RNNBase, node: Node | None, graph: Graph) -> None:
+    rows, module.input_size = module.get_parameter("weight_ih_l0").shape
+    module.hidden_size = rows // GATES[module.mode.lower()]
+    if module.proj_size:
+        module.proj_size = module.get_parameter("weight_hr_l0").shape[0]
+
+
+def _recurrent_cell(module: nn.RNNCellBase, node: Node | None, graph: Graph) -> None:
+    module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
+
+
 def _nothing(module: nn.Module, node: Node | None, graph: Graph) -> None:
     """A layer that has no sizes of its own, or keeps those it has."""
 
@@ -266,6 +278,8 @@ _FIXES: tuple[tuple[type | tuple[type, ...], tuple[str, ...] | None, Fix], ...] 
     (nn.ChannelShuffle, ("channel_shuffle",), _shuffle),
     (nn.Unflatten, ("unflatten",), _unflatten),
     (nn.MultiheadAttention, None, _nothing),
+    (nn.RNNBase, tuple(GATES), _recurrent),
+    (nn.RNNCellBase, tuple(f"{kind}_cell" for kind in GATES), _recurrent_cell),
 )
 _PRODUCTS = frozenset({"scaled_dot_product_attention", "baddbmm", "bmm", "matmul"})
 """Which attributes of torch's own layers follow from their tensors or from the calls they make (None: any call)."""

@@ -21,7 +21,7 @@ class Sink:
     """A place where a labelled dimension is reduced: only here can removing a slice change what is computed.
 
     Args:
-        kind: `"conv"`, `"conv_transpose"`, `"linear"`, `"product"`, `"mean"`, `"sum"` or `"norm"`.
+        kind: `"conv"`, `"conv_transpose"`, `"linear"`, `"product"`, `"mean"`, `"sum"`, `"norm"` or `"recurrent"`.
         node: the call.
         rows: label rows of the reduced dimension.
         value: the operand whose dimension is reduced.

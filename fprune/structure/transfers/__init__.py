@@ -5,6 +5,7 @@ from fprune.structure.transfers import contraction as contraction
 from fprune.structure.transfers import indexing as indexing
 from fprune.structure.transfers import norms as norms
 from fprune.structure.transfers import products as products
+from fprune.structure.transfers import recurrent as recurrent
 from fprune.structure.transfers import reduction as reduction
 from fprune.structure.transfers import shape as shape
 from fprune.structure.transfers import writes as writes

@@ -15,7 +15,7 @@ def is_unpadded(node: Node) -> bool:
     """Whether every output position of a convolution or linear layer sees the whole kernel."""
     if node.name in ("linear", "addmm"):
         return True
-    if node.name.startswith("conv_transpose"):
+    if not node.name.startswith("conv") or node.name.startswith("conv_transpose"):
         return False  # kernels overlap inside and not at the borders
     padding = node.bound.get("padding", 0)
     if isinstance(padding, str):

@@ -42,7 +42,7 @@ def copy(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
     return Known.of(new.taint.reshape(*lead, *new.taint.shape), value, shapes[0])
 
 
-@transfer("fill", "zero", "zeros_like", "ones_like", "full_like")
+@transfer("fill", "zero", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 def filled(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | None:
     """Nothing is left of what was there."""
     value = _FILLS.get(node.name, bound.get("value", bound.get("fill_value")))
@@ -53,7 +53,7 @@ def filled(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | None:
     return Known.of(full.new_zeros(ones, dtype=torch.bool), full, shapes[0])
 
 
-_FILLS: dict[str, Any] = {"zero": 0.0, "zeros_like": 0.0, "ones_like": 1.0}
+_FILLS: dict[str, Any] = {"zero": 0, "zeros_like": 0, "new_zeros": 0, "ones_like": 1, "new_ones": 1}
 
 
 @transfer("where")

@@ -1,4 +1,6 @@
-"""Operators that look up and write, one at a time."""
+"""Operators that look up, write and recur, one at a time."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +36,7 @@ LOOKED_UP = (
     case("index by a mask of two", (2, 2, 3), fn=lambda x: x[torch.tensor([[True, False], [True, True]])], free=3),
     case("index by a mask and a number", (4, 5, 3), fn=lambda x: x[torch.ones(4) > 0, ints(0, 1, 1, 3)], free=3),
     case("index_select", (5, 3), fn=lambda x: x.index_select(0, ints(0, 4, 2)), free=3),
-    case("gather", (5, 3), fn=lambda x: x.gather(0, ints(0, 4, 2, 1, 1, 3).view(2, 3)), free=0),
+    case("gather", (5, 3), fn=lambda x: x.gather(0, ints(0, 4, 2, 1, 1, 3).view(2, 3)), free=3),
     case("gather from equals", (5, 3), (4, 3), fn=lambda x, y: x.gather(0, (y * 0).long()), free=7),
     case("gather from more", (5, 4), (4, 3), fn=lambda x, y: x.gather(0, (y * 0).long()), free=8),
     case("take_along_dim", (5, 3), (4, 1), fn=lambda x, y: x.take_along_dim((y * 0).long(), 0), free=7),
@@ -67,7 +69,7 @@ WRITES = (
     case("slice_scatter of all", (4, 3), (4, 3), fn=lambda x, v: x.slice_scatter(v), free=7),
     case("select_scatter", (6, 3), (6,), fn=lambda x, v: x.select_scatter(v, 1, 1), free=8, barrier="one index"),
     case("scatter", (5, 3), (2, 3), fn=lambda x, v: x.scatter(0, (v * 0).long(), v), free=3),
-    case("scatter a number", (5, 3), fn=lambda x: x.scatter(0, ints(1, 0, 2).view(1, 3), 2.0), free=0),
+    case("scatter a number", (5, 3), fn=lambda x: x.scatter(0, ints(1, 0, 2).view(1, 3), 2.0), free=3),
     case("scatter_add", (5, 4), (2, 3), fn=lambda x, v: x.scatter_add(0, (v * 0).long(), v), free=4),
     case("index_add", (5, 3), (2, 3), fn=lambda x, v: x.index_add(0, ints(1, 4), v), free=3, barrier="given indices"),
     case("index_copy", (3, 5), (3, 2), fn=lambda x, v: x.index_copy(1, ints(1, 4), v), free=3),
@@ -94,9 +96,43 @@ WRITES = (
         free=3,
     ),
 )
-CASES = LOOKED_UP + WRITES
+
+
+def lstm(x: Tensor, h: Tensor, c: Tensor, *params: Tensor) -> Any:
+    return torch.lstm(x, (h, c), params, len(params) == 4, 1, 0.0, False, False, True)
+
+
+RECURRENT = (
+    case("lstm", (2, 3, 5), (1, 2, 4), (1, 2, 4), (16, 5), (16, 4), (16,), (16,), fn=lstm, free=9, barrier="positions"),
+    case("lstm, projected", (2, 3, 5), (1, 2, 3), (1, 2, 8), (32, 5), (32, 3), (3, 8), fn=lstm, free=16),
+    case(
+        "gru both ways",
+        *((2, 3, 5), (2, 3, 4), (12, 5), (12, 4), (12, 5), (12, 4)),
+        fn=lambda x, h, *params: torch.gru(x, h, params, False, 1, 0.0, False, True, False),
+        free=9,
+    ),
+    case(
+        "rnn of two layers",
+        *((2, 3, 5), (2, 2, 4), (4, 5), (4, 4), (4,), (4,), (4, 4), (4, 4), (4,), (4,)),
+        fn=lambda x, h, *params: torch.rnn_tanh(x, h, params, True, 2, 0.0, False, False, True),
+        free=9,
+    ),
+    case(
+        "lstm cell",
+        (2, 5),
+        (2, 4),
+        (2, 4),
+        (16, 5),
+        (16, 4),
+        fn=lambda x, h, c, *w: torch.lstm_cell(x, (h, c), *w),
+        free=11,
+    ),
+    case("gru cell", (2, 5), (2, 4), (12, 5), (12, 4), (12,), (12,), fn=torch.gru_cell, free=11),
+    case("rnn cell", (2, 5), (2, 4), (4, 5), (4, 4), (4,), (4,), fn=torch.rnn_tanh_cell, free=11),
+)
+CASES = LOOKED_UP + WRITES + RECURRENT
 ALIASES = frozenset(
     """_unsafe_index _index_put_impl argwhere unique_dim _unique2 unique_consecutive bincount scatter_reduce
-    index_reduce""".split()
+    index_reduce rnn_relu rnn_relu_cell""".split()
 )
 """Rules that share their function with one that is tried."""

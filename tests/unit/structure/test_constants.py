@@ -275,6 +275,9 @@ WRITES = (
     Case("fill with a tensor", lambda x, v: (x + 0).fill_(v[0]), extra=((4,),)),
     Case("zero", lambda x: (x + 0).zero_()),
     Case("ones_like", torch.ones_like),
+    Case("new_zeros", lambda x: x.new_zeros(3, 2)),
+    Case("new_ones", lambda x: x.new_ones(2)),
+    Case("new_full", lambda x: x.new_full((2, 3), 4)),
     Case("full_like", lambda x: torch.full_like(x, 3.0)),
     Case("where, known", lambda x, y: torch.where(y > 0, x, y), extra=((6, 4),)),
     Case("where, numbers", lambda x, y: torch.where(y > 0, x, 0.5), extra=((6, 1),)),
@@ -283,7 +286,46 @@ WRITES = (
     Case("masked_fill in place", lambda x, y: (x + 0).masked_fill_(y > 0, y[0, 0]), extra=((6, 4),)),
     Case("not written", lambda x: torch.empty_like(x) * 0, complete=False),
 )
-CASES += LOOKED_UP + WRITES
+
+
+def apart(w_ih: Tensor, w_hh: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights under which the first and the last of 4 units read nothing but each other."""
+    rows = torch.tensor([0.0, 1, 1, 0]).repeat(len(w_ih) // 4)[:, None]
+    return w_ih * rows, (w_hh + 0.1) * (1 - torch.tensor([0.0, 1, 1, 0]) * (1 - rows))
+
+
+def recurrent(kind: str, both: bool, start: float) -> Callable[..., Any]:
+    def call(x: Tensor, w_ih: Tensor, w_hh: Tensor) -> Any:
+        h = torch.full((2 if both else 1, 2, 4), start, dtype=x.dtype)
+        params = [*apart(w_ih, w_hh)] * (2 if both else 1)
+        return getattr(torch, kind)(x.mT, (h, h) if kind == "lstm" else h, params, False, 1, 0.0, False, both, True)
+
+    return call
+
+
+def cell(kind: str, start: float) -> Callable[..., Any]:
+    def call(x: Tensor, w_ih: Tensor, w_hh: Tensor) -> Any:
+        h = torch.full((2, 4), start, dtype=x.dtype)
+        for step in (x[:, :, 0], x[:, :, 1]):
+            made = getattr(torch, f"{kind}_cell")(step, (h, h) if kind == "lstm" else h, *apart(w_ih, w_hh))
+            h = made[0] if kind == "lstm" else made
+        return h
+
+    return call
+
+
+KINDS = (("lstm", 4), ("gru", 3), ("rnn_tanh", 1), ("rnn_relu", 1))
+RECURRENT = tuple(
+    Case(f"{kind} from {start}, {named}", fn, extra=((4 * gates, 6), (4 * gates, 4)), complete=False)
+    for kind, gates in KINDS
+    for start in (0.0, 0.5)
+    for named, fn in (
+        ("one way", recurrent(kind, False, start)),
+        ("both ways", recurrent(kind, True, start)),
+        ("a cell", cell(kind, start)),
+    )
+)
+CASES += LOOKED_UP + WRITES + RECURRENT
 every = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 
 
@@ -363,6 +405,16 @@ def test_attention_passes_what_is_the_same_at_every_key(rest: dict[str, Any], fo
     graph, values, _ = analysed(Case("", lambda x, w: attention(x.mT, w, **rest), extra=((4, 6),)))
     along = values[graph.outputs[0]].along(2)
     assert along.value[~along.taint].tolist() == found
+
+
+@pytest.mark.parametrize("case", RECURRENT, ids=lambda c: c.name)
+def test_hidden_units_that_are_given_nothing_stay_0(case: Case) -> None:
+    graph, found, runs = analysed(case)
+    (index, *_) = graph.outputs
+    zero = found[index].along(-1).zero
+    rests = torch.tensor([True, False, False, True]).repeat(len(zero) // 4)
+    assert zero.tolist() == (rests & ("from 0.0" in case.name)).tolist()
+    assert (runs[0][index][..., ~rests] != runs[1][index][..., ~rests]).any()
 
 
 def test_every_transfer_is_tried() -> None:
