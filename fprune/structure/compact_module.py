@@ -278,8 +278,8 @@ _FIXES: tuple[tuple[type | tuple[type, ...], tuple[str, ...] | None, Fix], ...] 
     (nn.ChannelShuffle, ("channel_shuffle",), _shuffle),
     (nn.Unflatten, ("unflatten",), _unflatten),
     (nn.MultiheadAttention, None, _nothing),
-    (nn.RNNBase, tuple(GATES), _recurrent),
-    (nn.RNNCellBase, tuple(f"{kind}_cell" for kind in GATES), _recurrent_cell),
+    (nn.RNNBase, ("zeros", *GATES), _recurrent),
+    (nn.RNNCellBase, ("zeros", *(f"{kind}_cell" for kind in GATES)), _recurrent_cell),
 )
 _PRODUCTS = frozenset({"scaled_dot_product_attention", "baddbmm", "bmm", "matmul"})
 """Which attributes of torch's own layers follow from their tensors or from the calls they make (None: any call)."""

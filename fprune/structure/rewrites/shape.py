@@ -115,7 +115,7 @@ def _narrow(cut: Cut, node: Node, self: Ref, dim: int, start: int, length: int) 
 @rewrite("select")
 def _select(cut: Cut, node: Node, self: Ref, dim: int, index: int) -> Node:
     kept = cut.kept(self, dim)
-    return called(node, index=int(kept[: index % len(kept)].sum()))
+    return called(node, index=int(kept[:index].sum()) if index >= 0 else -int(kept[index:].sum()))
 
 
 @rewrite("channel_shuffle")

@@ -29,4 +29,4 @@ def _slice_scatter(
 @rewrite("select_scatter")
 def _select_scatter(cut: Cut, node: Node, self: Ref, dim: int, index: int, **_: Any) -> Node:
     kept = cut.kept(self, dim)
-    return called(node, index=int(kept[: index % len(kept)].sum()))
+    return called(node, index=int(kept[:index].sum()) if index >= 0 else -int(kept[index:].sum()))
