@@ -59,17 +59,17 @@ class Recording(TorchDispatchMode):
     def __init__(self) -> None:
         """Nothing recorded yet."""
         super().__init__()
-        self._nodes: list[Node] = []
-        self._shapes: list[tuple[int, ...]] = []
         self._numbers: dict[int, int] = {}  # id(tensor) -> value
         self._alive: list[Any] = []  # keeps ids unique while recording
         self._sharing: dict[int, dict[int, Tensor]] = {}  # storage -> tensors over it
-        self._constants: dict[int, Tensor] = {}
         self._calls: list[Call] = []
         self._running: list[int] = []  # numbers of calls, the innermost last
         self._reads: dict[Read, None] = {}
         self._attributes: dict[Attribute, int] = {}
         self._from_input: set[int] = set()
+        self.shapes: list[tuple[int, ...]] = []
+        self.nodes: list[Node] = []
+        self.constants: dict[int, Tensor] = {}
         self.hidden = False  # whether sizes were computed out of sight, in functions of torch written in Python
         self._dynamic: set[int] = set()  # values whose size depends on the inputs
         self._watch = Watch(self._measured)
@@ -167,7 +167,7 @@ class Recording(TorchDispatchMode):
         sourced = _sourced(bound, self._watch.given)
         single, path = isinstance(out, Tensor), self._calls[call].path
         node = Node(func, plain, ref_args, ref_kwargs, bound, outs, single, path, site, sourced, call)
-        self._nodes.append(node)
+        self.nodes.append(node)
         self.hidden |= self._watch.hides and any(type(value) is list and value for value in bound.values())
         if inplace and torch.Tag.inplace_view not in func.tags:
             self._overwrite(tensors[0], ref_args[0], node)
@@ -186,7 +186,7 @@ class Recording(TorchDispatchMode):
         return number
 
     def _read(self, operator: str, *, number: bool) -> None:
-        self._reads[Read(operator, _site(), self._running[-1], len(self._shapes), number)] = None
+        self._reads[Read(operator, _site(), self._running[-1], len(self.shapes), number)] = None
 
     def _picks(self, indices: Any) -> bool:
         """Whether a mask computed from the inputs says how many entries there are."""
@@ -232,7 +232,7 @@ class Recording(TorchDispatchMode):
             args: tuple[Any, ...] = (Ref(self._numbers[id(other)]), before, Ref(number), meets)
             fresh = self._number(other, rebind=True)
             bound: dict[str, Any] = {"value": args[0], "before": before, "written": args[2], "overlap": meets}
-            self._nodes.append(
+            self.nodes.append(
                 Node(overwritten, "overwritten", args, {}, bound, (fresh,), True, by.module, by.site, call=by.call)
             )
             if number in self._from_input:
@@ -241,8 +241,8 @@ class Recording(TorchDispatchMode):
     def _number(self, tensor: Tensor, *, rebind: bool = False) -> int:
         if not rebind and id(tensor) in self._numbers:
             return self._numbers[id(tensor)]
-        number = len(self._shapes)
-        self._shapes.append(tuple(tensor.shape))
+        number = len(self.shapes)
+        self.shapes.append(tuple(tensor.shape))
         if tensor.dtype in (torch.bool, torch.uint8):
             self._masks.add(number)
         self._same(tensor, tensor, number)
@@ -261,7 +261,7 @@ class Recording(TorchDispatchMode):
         if id(value) not in self._numbers:  # a tensor the model keeps outside parameters and buffers
             if value.is_meta and value.numel():
                 raise NeedsData("a constant made on the meta device has no values")
-            self._constants[self._number(value)] = value
+            self.constants[self._number(value)] = value
         return Ref(self._numbers[id(value)])
 
     def _refs(self, tree: Any) -> Any:
@@ -277,16 +277,16 @@ class Recording(TorchDispatchMode):
     ) -> Graph:
         needed = set(outputs)
         nodes: list[Node] = []
-        for node in reversed(self._nodes):
+        for node in reversed(self.nodes):
             if needed.intersection(node.outs):
                 nodes.append(node)
                 needed.update(node.inputs)
         return Graph(
             tuple(reversed(nodes)),
-            tuple(self._shapes),
+            tuple(self.shapes),
             inputs,
             {number: name for number, name in self._tensors.items() if number in needed},
-            {number: tensor for number, tensor in self._constants.items() if number in needed},
+            {number: tensor for number, tensor in self.constants.items() if number in needed},
             outputs,
             returns,
             arguments,

@@ -1,20 +1,23 @@
 """Make a masked model smaller without changing what it computes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import attrs
 import torch
 from torch import Tensor
 
 from fprune.errors import FpruneError, StructureError
+from fprune.inputs import Inputs
 from fprune.lineage import Lineage
 from fprune.masks import Masks
 from fprune.model import Model
 from fprune.structure.bisimulate import first_difference
 from fprune.structure.compact_graph import as_graph
 from fprune.structure.compact_module import in_class
+from fprune.structure.diagnose import differing
 from fprune.structure.operation import Operation, planned, rounded, tensors_after
 from fprune.structure.rewrite import Cut
+from fprune.structure.solve import solve
 from fprune.structure.trace import Structure
 from fprune.structure.verify import Reference, Verdict, agree
 from fprune.tables import html_table, text_table
@@ -192,15 +195,28 @@ class _Form:
     replaced: tuple[str, ...] = ()
 
 
-def _module(masked: Model, operation: Operation, tensors: Mapping[str, Tensor]) -> _Form:
+def _module(masked: Model, operation: Operation, tensors: Mapping[str, Tensor], apart: Collection[str]) -> _Form:
     new = operation.structure
-    done = in_class(masked, operation.cut.structure.graph, new.graph, tensors, new.replaced)
+    done = in_class(masked, operation.cut.structure.graph, new.graph, tensors, {*new.replaced, *apart})
     graph = attrs.evolve(new.graph, attributes=done.attributes)
     return _Form("module", done.model, attrs.evolve(new, graph=graph, replaced=done.replaced), done.replaced)
 
 
-def _graph(masked: Model, operation: Operation, tensors: Mapping[str, Tensor]) -> _Form:
-    return _Form("graph", as_graph(masked, operation.structure.graph, tensors), operation.structure)
+def _graph(masked: Model, operation: Operation, tensors: Mapping[str, Tensor], apart: Collection[str]) -> _Form:
+    new = operation.structure
+    solution = solve(operation.cut.structure.graph, new.graph, new.graph.nodes)
+    graph = attrs.evolve(new.graph, attributes=solution.attributes)
+    return _Form("graph", as_graph(masked, graph, tensors), attrs.evolve(new, graph=graph))
+
+
+_FORMS = {"module": _module, "graph": _graph}
+
+
+def _more(form: _Form | None, inputs: Inputs) -> set[str]:
+    """Further modules to replace: those whose code does something else than the program."""
+    if form is None or form.style != "module":
+        return set()
+    return differing(form.model, form.structure.graph, inputs, form.replaced) - {""}
 
 
 def _exact(masked: Model, operation: Operation, exact: Mapping[str, Tensor], style: str) -> tuple[_Form, Verdict]:
@@ -211,21 +227,27 @@ def _exact(masked: Model, operation: Operation, exact: Mapping[str, Tensor], sty
     reference = Reference(masked, cut.structure)
     problems: list[str] = []
     trial = reference.example.trial
-    for name, build in (("module", _module), ("graph", _graph)):
-        if style not in ("auto", name):
-            continue
+    apart: set[str] = set()
+    styles = [name for name in ("module", "graph") if style in ("auto", name)]
+    while styles:
+        name, form = styles[0], None
         try:
-            form = build(masked, operation, tensors)
+            form = _FORMS[name](masked, operation, tensors, apart)
             verdict = agree(form.model, reference, unrounded)
         except FpruneError as error:
-            problems.append(f"style {name!r}: {error.message}")
+            problem = error.message
         except Exception as error:  # the class cannot run with the new sizes
-            problems.append(f"style {name!r}: {type(error).__name__}: {error}")
+            problem = f"{type(error).__name__}: {error}"
         else:
             if verdict.failed is None:
                 return form, verdict
             trial = verdict.failed
-            problems.append(f"style {name!r}: outputs differ by {verdict.difference:.2e} (relative) on {trial.name}")
+            problem = f"outputs differ by {verdict.difference:.2e} (relative) on {trial.name}"
+        more = _more(form, cut.structure.inputs)
+        if not more:
+            problems.append(f"style {name!r}: {problem}")
+            styles.pop(0)
+        apart |= more
     where = first_difference(cut, graph, masked, exact, trial)
     raise StructureError(
         "the smaller model would not compute the same. "

@@ -90,7 +90,12 @@ def as_submodule(net: nn.Module, path: str, graph: Graph, device: torch.device) 
     for index in part.tensors:
         name(index)
     held = {name: own[f"{prefix}{name}"] for name in local.values()}  # also those that no call reads, such as counters
-    return _module(module, part, held, name, device).train(module.training)
+    made = _module(module, part, held, name, device)
+    there = named_tensors(made)
+    for path, tensor in held.items():
+        if path not in there:  # fx keeps only what its graph names
+            _put(made, path, tensor)
+    return made.train(module.training)
 
 
 def _module(

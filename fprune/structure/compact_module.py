@@ -63,7 +63,8 @@ def in_class(model: Model, old: Graph, new: Graph, tensors: Mapping[str, Tensor]
         try:
             if solution.failed:
                 raise Unfit(solution.failed[0], {node.module for node in solution.failed})
-            net = _rebuilt(model, new, tensors, solution.attributes, apart)
+            inner = attrs.evolve(new, attributes=solve(old, new, new.nodes).attributes) if apart else new
+            net = _rebuilt(model, attrs.evolve(new, attributes=solution.attributes), inner, tensors, apart)
         except Unfit as unfit:
             if "" in unfit.paths:
                 raise StructureError(
@@ -84,9 +85,8 @@ class Unfit(Exception):
         self.paths = paths
 
 
-def _rebuilt(
-    model: Model, graph: Graph, tensors: Mapping[str, Tensor], attributes: Mapping[Attribute, int], apart: set[str]
-) -> Model:
+def _rebuilt(model: Model, graph: Graph, inner: Graph, tensors: Mapping[str, Tensor], apart: set[str]) -> Model:
+    """The model with `apart` replaced: `graph` has the attributes that code takes, `inner` those that graphs take."""
     skeleton = model.skeleton
     twins = named_tensors(skeleton)
     new = {name: _twin(twins[name], tensor) for name, tensor in tensors.items() if name in twins}
@@ -104,12 +104,12 @@ def _rebuilt(
     for path, module in modules.items():
         if not _within(path, apart):
             fit(net, path, module, calls.get(path, []), graph)
-    for where, size in attributes.items():
+    for where, size in graph.attributes.items():
         if not _within(where.path, apart):
             write(modules[where.path], where, size)
     for path in apart:
         try:
-            part = as_submodule(net, path, graph, model.device)
+            part = as_submodule(net, path, inner, model.device)
         except StructureError as error:
             raise Unfit(error, {path.rpartition(".")[0]}) from error
         for alias in [other for other, module in modules.items() if module is modules[path]]:

@@ -75,11 +75,6 @@ def _expression(x: Any) -> Any:
     return x.expression if isinstance(x, TracedInt) else x
 
 
-def traced(value: Any, expression: Expression) -> Any:
-    """An integer above 1 with its expression; anything else as it is, since no size of 1 ever changes."""
-    return TracedInt(value, expression) if type(value) is int and value > 1 else value
-
-
 def trace_attributes(net: nn.Module, original: nn.Module) -> dict[Attribute, int]:
     """Replace the integer attributes of a private copy by traced ones; torch's own layers are left alone.
 
@@ -93,7 +88,7 @@ def trace_attributes(net: nn.Module, original: nn.Module) -> dict[Attribute, int
     found: dict[Attribute, int] = {}
 
     def mark(value: Any, *where: Any) -> Any:
-        if type(value) is not int or value < 2:
+        if type(value) is not int or value < 2:  # what has one entry never loses it
             return value
         attribute = Attribute(*where)
         found[attribute] = value
@@ -200,8 +195,8 @@ class Watch(TorchFunctionMode):
         if number is None:
             return result
         if isinstance(result, torch.Size):
-            return torch.Size(traced(n, Size(number, d)) for d, n in enumerate(result))
-        return traced(result, Size(number, int(dim) % tensor.ndim))
+            return torch.Size(TracedInt(n, Size(number, d)) for d, n in enumerate(result))
+        return TracedInt(result, Size(number, int(dim) % tensor.ndim))
 
 
 def _integers(tree: Any) -> Iterator[tuple[int, Expression | None]]:

@@ -27,7 +27,7 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("kind", "call", "batch_first"), itertools.product(KINDS, CALLS, (True, False)))
+@pytest.mark.parametrize(("kind", "call", "batch_first"), list(itertools.product(KINDS, CALLS, (True, False))))
 def test_it_computes_what_torch_does(kind: str, call: str, batch_first: bool) -> None:
     torch.manual_seed(0)
     given = KINDS[kind]
