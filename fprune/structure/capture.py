@@ -22,7 +22,7 @@ from fprune.equality import named_modules, named_tensors
 from fprune.errors import FpruneError, ModelError, StructureError
 from fprune.inputs import Inputs
 from fprune.structure.arguments import listed, rebuilt
-from fprune.structure.expressions import Attribute
+from fprune.structure.expressions import Attribute, sizes_in
 from fprune.structure.graph import Call, Graph, Node, Read, Ref, refs
 from fprune.structure.operators import bind, is_inplace, overwritten
 from fprune.structure.outputs import positions
@@ -280,7 +280,8 @@ class Recording(TorchDispatchMode):
         for node in reversed(self.nodes):
             if needed.intersection(node.outs):
                 nodes.append(node)
-                needed.update(node.inputs)
+                read = [e for entries in node.sources.values() for e in entries if e is not None]
+                needed.update(node.inputs, *({size.value for size in sizes_in(e)} for e in read))
         return Graph(
             tuple(reversed(nodes)),
             tuple(self.shapes),

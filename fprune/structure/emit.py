@@ -9,7 +9,17 @@ from torch import Tensor, fx, nn
 
 from fprune.errors import StructureError
 from fprune.structure.arguments import children, listed, rebuilt
-from fprune.structure.expressions import Attribute, Combined, Expression, Size, cofactor, evaluated, factors, leaves
+from fprune.structure.expressions import (
+    Attribute,
+    Combined,
+    Expression,
+    Size,
+    cofactor,
+    evaluated,
+    factors,
+    fraction,
+    leaves,
+)
 from fprune.structure.graph import Graph, Node, Ref, present, refs
 from fprune.structure.operators import aten, overwritten
 
@@ -105,6 +115,9 @@ class Emitter:
             return n
         if evaluated(expression, self._present) == n and any(self._reads(leaf) for leaf in leaves(expression)):
             return self._written(expression)
+        part = fraction(n, expression, self._present)
+        if part is not None and self._reads(part[0]):
+            return self._out.call_function(_FUNCTIONS["//"], (self._written(part[0]), part[1]))
         read = [factor for factor in factors(expression) if isinstance(factor, Size) and self._reads(factor)]
         rest, sizes = cofactor(n, read, self._present)
         return self._product(rest, [self._written(size) for size in sizes])

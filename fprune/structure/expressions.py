@@ -73,6 +73,11 @@ def leaves(expression: Expression) -> list[Attribute | Size]:
     return [] if isinstance(expression, int) else [expression]
 
 
+def sizes_in(expression: Expression) -> list[Size]:
+    """The sizes of values that an expression reads, each once."""
+    return [leaf for leaf in leaves(expression) if isinstance(leaf, Size)]
+
+
 def evaluated(expression: Expression, value: Value) -> int | None:
     """What an expression comes to; None when it divides by zero."""
     if isinstance(expression, int):
@@ -105,8 +110,18 @@ def resized(n: int, expression: Expression | None, recorded: Value, actual: Valu
         return n
     if evaluated(expression, recorded) == n:
         return evaluated(expression, actual) or n
+    if (part := fraction(n, expression, recorded)) is not None:
+        return actual(part[0]) // part[1]
     rest, sizes = cofactor(n, [factor for factor in factors(expression) if isinstance(factor, Size)], recorded)
     return rest * math.prod(map(actual, sizes))
+
+
+def fraction(n: int, expression: Expression, recorded: Value) -> tuple[Size, int] | None:
+    """A size and what divides it, for a size divided by a number that surgery changed, such as that of the heads."""
+    if not isinstance(expression, Combined) or expression.symbol != "//" or not isinstance(expression.left, Size):
+        return None
+    divisor, remainder = divmod(recorded(expression.left), n) if n else (0, 1)
+    return None if remainder or divisor == 0 else (expression.left, divisor)
 
 
 def cofactor(n: int, sizes: Sequence[Size], recorded: Value) -> tuple[int, Sequence[Size]]:
