@@ -1,7 +1,8 @@
 """Lineage: how the dimensions of a compact model map back to the original one's."""
 
-from collections.abc import Mapping
-from typing import final
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, final
 
 import attrs
 import torch
@@ -11,12 +12,17 @@ from fprune import tree
 from fprune.errors import ModelError
 from fprune.masks import Masks
 from fprune.model import Model
+from fprune.shaped import mapped, renumbered
 from fprune.tree import Flat
 
 Kept = tuple[Tensor | None, ...]
 
 
 def _no_kept() -> Flat[Kept]:
+    return Flat()
+
+
+def _no_ties() -> Flat[str]:
     return Flat()
 
 
@@ -39,6 +45,7 @@ class Lineage:
         masks: The masks, in original coordinates, that compactions consumed.
         buffers: Names in `shapes` that are buffers; those never have a mask.
         folded: Parameters that compaction added, or whose values it changed by folding constants into them.
+        ties: Each further name of a shared tensor -> the name it has in `shapes`.
     """
 
     shapes: Flat[tuple[int, ...]]
@@ -46,6 +53,7 @@ class Lineage:
     masks: Masks = attrs.field(factory=Masks)
     buffers: frozenset[str] = frozenset()
     folded: frozenset[str] = frozenset()
+    ties: Flat[str] = attrs.field(factory=_no_ties)
 
     @staticmethod
     def identity(model: Model) -> "Lineage":
@@ -53,6 +61,7 @@ class Lineage:
         return Lineage(
             model.params.merged(model.buffers).map(lambda tensor: tuple(tensor.shape)),
             buffers=frozenset(model.buffers),
+            ties=model.ties,
         )
 
     @property
@@ -60,36 +69,88 @@ class Lineage:
         """Whether nothing was ever removed, consumed or folded."""
         return not (self.kept or self.masks or self.folded)
 
-    def slice(self, tree: Mapping[str, Tensor]) -> Flat[Tensor]:
-        """Take dense tensors to the compact shapes; names that never changed pass through.
+    def slice(self, tree: Any, names: Iterable[str] | None = None) -> Any:
+        """Apply the compaction's cut to any tree shaped like the parameters: gradients, averages, optimizer states.
+
+        A tensor belongs to the parameter or buffer whose name is a key on the way to it, at any depth. Below a name,
+        what has the parameter's shape is cut (Adam's `exp_avg`), what has size 1 along a dimension is cut along the
+        others (Adafactor's rows and columns), and single numbers (`step`) pass; so does what has no name.
+
+        Examples:
+            >>> lineage = Lineage(Flat({"b": (3,), "w": (3, 2)}), Flat({"w": (torch.tensor([0, 2]), None)}))
+            >>> average = {"decay": 0.9, "shadow": {"module.w": torch.ones(3, 2)}}
+            >>> lineage.slice(average)["shadow"]["module.w"].shape
+            torch.Size([2, 2])
+            >>> gradients = [torch.ones(3, 2), torch.ones(3)]
+            >>> [g.shape for g in lineage.slice(gradients, names=["w", "b"])]
+            [torch.Size([2, 2]), torch.Size([3])]
 
         Args:
-            tree: Name -> tensor of the original shape.
+            tree: Nested dicts, lists, tuples or records, keyed by the names of the original's tensors.
+            names: For a tree that goes by number, such as an optimizer's state: names in that order. A state whose
+                optimizer was given `net.named_parameters()` knows them.
 
         Returns:
-            The same names.
+            A tree like it; a mapping that is neither a dict nor a `Flat`, such as a `Model`, becomes a `Flat`.
 
         Raises:
-            ModelError: A tensor does not have its original shape.
+            ModelError: A tensor does not have its original shape, or goes by number without `names`.
         """
-        return Flat({name: self._sliced(name, value) if name in self.kept else value for name, value in tree.items()})
+        return mapped(tree, self._sliced, self._names, names)
 
-    def expand(self, tree: Mapping[str, Tensor], fill: float = 0) -> Flat[Tensor]:
-        """Take compact tensors back to the original shapes; names that never changed pass through.
+    def expand(self, tree: Any, fill: float = 0, names: Iterable[str] | None = None) -> Any:
+        """Write a tree of the compact shapes back into the original ones, as `slice` finds its tensors.
 
         Args:
-            tree: Name -> tensor of the compact shape.
+            tree: Like those of `slice`, with tensors of the compact shapes.
             fill: What stands where elements were removed; False for bool tensors.
+            names: For a tree that goes by number: names in that order.
 
         Returns:
-            The same names.
+            A tree like it.
 
         Raises:
-            ModelError: A tensor does not have its compact shape.
+            ModelError: A tensor does not have its compact shape, or goes by number without `names`.
         """
-        return Flat(
-            {name: self._expanded(name, value, fill) if name in self.kept else value for name, value in tree.items()}
-        )
+        return mapped(tree, partial(self._expanded, fill=fill), self._names, names)
+
+    def slice_optimizer(self, state: Mapping[str, Any], before: Iterable[str], after: Iterable[str]) -> dict[str, Any]:
+        """Cut what `optimizer.state_dict()` gives, for an optimizer of the compact model to load.
+
+        Unlike `slice` it renumbers: a graph has its parameters in another order, folding adds biases (they start
+        without a state, in the last group), and parameters that the forward pass never used are gone.
+
+        Examples:
+            >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+            >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+            >>> net(torch.ones(1, 2)).sum().backward()
+            >>> optimizer.step()
+            >>> names = [name for name, _ in net.named_parameters()]
+            >>> kept = torch.tensor([0, 2])
+            >>> cut = Flat({"0.weight": (kept, None), "0.bias": (kept,), "1.weight": (None, kept)})
+            >>> lineage = Lineage(Flat({name: tuple(p.shape) for name, p in net.named_parameters()}), cut)
+            >>> lineage.slice_optimizer(optimizer.state_dict(), names, names)["state"][2]["momentum_buffer"].shape
+            torch.Size([1, 2])
+
+        Args:
+            state: State of an optimizer of the original model.
+            before: Names of the parameters it was given, in order: `net.named_parameters()` for all of them.
+            after: Names of the parameters that the optimizer of the compact model is given, in order.
+
+        Returns:
+            A state for `load_state_dict`.
+
+        Raises:
+            ModelError: A tensor of the state is neither one number nor of its parameter's original shape.
+        """
+        before, after = list(before), list(after)
+        # torch loads tensors without copying them: two optimizers would update the same ones
+        own = tree.map(lambda x: x.clone() if isinstance(x, Tensor) else x, dict(state))
+        return renumbered(self.slice(own, names=before), before, after)
+
+    @property
+    def _names(self) -> dict[str, str]:
+        return {**{name: name for name in self.shapes}, **self.ties}
 
     def expand_masks(self, masks: Masks) -> Masks:
         """Take masks of the compact model to the original one, where everything that is gone is False.
@@ -139,6 +200,7 @@ class Lineage:
             ),
             self.buffers,
             self.folded | later.folded,
+            self.ties,
         )
 
     def compact_shape(self, name: str) -> tuple[int, ...]:
@@ -156,16 +218,23 @@ class Lineage:
             for outer, inner in zip(first, second, strict=True)
         )
 
-    def _sliced(self, name: str, value: Tensor) -> Tensor:
-        _check(name, tuple(value.shape), self.shapes[name], "original")
+    def _sliced(self, name: str, value: Tensor, direct: bool) -> Tensor:
+        if name not in self.kept or (not direct and value.numel() == 1):
+            return value
+        _check(name, tuple(value.shape), self.shapes[name], "original", direct)
         for dim, index in _changed(self.kept[name]):
-            value = value.index_select(dim, index.to(value.device))
+            if value.shape[dim] == self.shapes[name][dim]:
+                value = value.index_select(dim, index.to(value.device))
         return value
 
-    def _expanded(self, name: str, value: Tensor, fill: float) -> Tensor:
-        _check(name, tuple(value.shape), self.compact_shape(name), "compact")
+    def _expanded(self, name: str, value: Tensor, direct: bool, fill: float) -> Tensor:
+        if name not in self.kept or (not direct and value.numel() == 1):
+            return value
+        shape = self.compact_shape(name)
+        _check(name, tuple(value.shape), shape, "compact", direct)
         for dim, index in _changed(self.kept[name]):
-            value = _spread(value, dim, index, self.shapes[name][dim], fill)
+            if value.shape[dim] == shape[dim]:
+                value = _spread(value, dim, index, self.shapes[name][dim], fill)
         return value
 
     def _sliced_mask(self, name: str, mask: Tensor) -> Tensor:
@@ -225,6 +294,7 @@ def _full_rank(mask: Tensor, rank: int) -> Tensor:
     return mask.reshape((1,) * (rank - mask.ndim) + tuple(mask.shape))
 
 
-def _check(name: str, found: tuple[int, ...], expected: tuple[int, ...], kind: str) -> None:
-    if found != expected:
+def _check(name: str, found: tuple[int, ...], expected: tuple[int, ...], kind: str, direct: bool) -> None:
+    broadcast = len(found) == len(expected) and all(n in (1, m) for n, m in zip(found, expected, strict=True))
+    if found != expected and (direct or not broadcast):
         raise ModelError(f"{name!r}: expected the {kind} shape {expected}, got {found}")
