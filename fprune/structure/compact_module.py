@@ -70,7 +70,10 @@ def in_class(model: Model, old: Graph, new: Graph, tensors: Mapping[str, Tensor]
                 raise StructureError(
                     f"{unfit.node}: the code of the root module spells out a size that changes"
                 ) from None
-            apart = _outermost(apart | unfit.paths)
+            more = _outermost(apart | unfit.paths)
+            if more == apart:
+                raise StructureError(f"{unfit.node}: not even graphs of {sorted(apart)} can hold it") from None
+            apart = more
             continue
         return Rebuilt(net, solution.attributes, tuple(sorted(apart)))
 
