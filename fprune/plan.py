@@ -34,6 +34,7 @@ class Row:
         granularity: which kind of its units go, `head`, `head_dim`, `channel` or `family:<name>`; None for the usual.
         round_to: how many units are kept is a multiple of this.
         min_kept: at least so many units are kept.
+        keep_class: fewer units go where the model's code would not hold the result.
     """
 
     layer: Layer
@@ -47,6 +48,7 @@ class Row:
     granularity: str | None = None
     round_to: int = 1
     min_kept: int = 1
+    keep_class: bool = False
 
     @property
     def selected(self) -> bool:
@@ -64,7 +66,8 @@ class Row:
         most = f", at most {self.cap:g}" if self.cap is not None else ""
         multiples = f", kept in multiples of {self.round_to}" if self.round_to > 1 else ""
         least = f", {self.min_kept} kept at least" if self.min_kept > 1 else ""
-        return f"{amount}{of}{most}{multiples}{least}"
+        classes = ", as the class allows" if self.keep_class else ""
+        return f"{amount}{of}{most}{multiples}{least}{classes}"
 
     def cells(self) -> tuple[str, ...]:
         """Return the cells of this row in a table."""
@@ -200,6 +203,7 @@ def _row(layer: Layer, winner: int | None, rules: Sequence[Rule], weight: Tensor
         granularity=rule.granularity,
         round_to=rule.round_to,
         min_kept=rule.min_kept,
+        keep_class=rule.keep_class,
     )
 
 

@@ -44,6 +44,8 @@ class Rule:
             the model's structure). By default a layer loses heads where it has heads, and channels where it has none.
         round_to: every family keeps a whole multiple of this many units, for `dependency_aware`.
         min_kept: every family keeps at least this many units, for `dependency_aware`.
+        keep_class: take fewer units where the code of the model ties sizes together (`width // num_heads`, equal
+            halves), so that the smaller model keeps it, for `dependency_aware`.
         exclude: leave the selected layers alone; a later rule may select them again.
         allow_empty: accept that a selector matches nothing.
 
@@ -62,13 +64,14 @@ class Rule:
     granularity: str | None = attrs.field(default=None, converter=fields.granularity)
     round_to: int = attrs.field(default=1, converter=fields.count("round_to"))
     min_kept: int = attrs.field(default=1, converter=fields.count("min_kept"))
+    keep_class: bool = attrs.field(default=False, converter=fields.flag("keep_class"))
     exclude: bool = attrs.field(default=False, converter=fields.flag("exclude"))
     allow_empty: bool = attrs.field(default=False, converter=fields.flag("allow_empty"))
 
     def __attrs_post_init__(self) -> None:
         amounts = {"sparsity": self.sparsity, "total_sparsity": self.total_sparsity}
         given = [key for key, value in amounts.items() if value is not None]
-        details = ("max_sparsity_per_layer", "granularity", "round_to", "min_kept")
+        details = ("max_sparsity_per_layer", "granularity", "round_to", "min_kept", "keep_class")
         if self.exclude and (told := [key for key in (*amounts, *details) if key in self._given()]):
             raise ConfigError(f"exclude=True contradicts {told[0]}", hint=f"leave out {told[0]}, or use two rules")
         if not self.exclude and not given:

@@ -27,6 +27,7 @@ class Axis:
         cap: the smallest bound of these layers.
         round_to: what is kept is a multiple of this.
         min_kept: at least so many units are kept, or all when there are fewer.
+        keep_class: units may come back where the model's code would not hold the result.
     """
 
     family: Family
@@ -36,6 +37,7 @@ class Axis:
     cap: float
     round_to: int = 1
     min_kept: int = 1
+    keep_class: bool = False
 
     def removes(self, asked: int, already: int = 0) -> int:
         """How many of the original units go: as many as asked, or fewer for the sake of a multiple.
@@ -114,6 +116,7 @@ def _axis(family: Family, users: list[Row], hits: Mapping[str, int]) -> Axis:
         min(caps, default=1.0),
         lcm(*(row.round_to for row in users)),
         max(row.min_kept for row in users),
+        any(row.keep_class for row in users),
     )
     _refuse_uneven(axis)
     return axis

@@ -117,8 +117,9 @@ def layer_rows(scope: Scope, config: Config, allocation: str) -> tuple[Row, ...]
     """
     rows = scope.plan(Config.of(config)).selected
     for row in rows:
-        keys = {"granularity": row.granularity is not None, "round_to": row.round_to > 1, "min_kept": row.min_kept > 1}
-        told = [key for key, given in keys.items() if given]
+        usual = Row(row.layer)
+        keys = ("granularity", "round_to", "min_kept", "keep_class")
+        told = [key for key in keys if getattr(row, key) != getattr(usual, key)]
         if told:
             found = f"rule {row.rule}: {told[0]} is about whole units, and {allocation} knows single layers only"
             raise ConfigError(found, hint=f"use dependency_aware, or leave out {told[0]}")

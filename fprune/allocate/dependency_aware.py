@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fprune.allocate.axes import Axis, axes, outputs, staying
 from fprune.allocate.budget import refuse_over_bound
+from fprune.allocate.keeping import keep_class
 from fprune.allocate.needing import needing
 from fprune.allocate.taking import Bools, Floats, take_each, take_shared
 from fprune.config import Config
@@ -33,6 +34,7 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
     Where a layer is made of attention heads, heads go and their width stays; a rule's `granularity` says otherwise.
     With `round_to=r` the count that is kept goes up to the next multiple of r, so that no more is lost than asked for;
     a family that has no multiple left loses nothing. `min_kept` bounds the count of every family from below.
+    With `keep_class` units come back where the model's code ties sizes together, such as `width // num_heads`.
 
     A layer that the rules exclude keeps its channels and everything coupled to them. A layer that no rule selects
     follows the layers it is coupled to.
@@ -69,10 +71,13 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
     removed = masked_units(structure, scope.masks, {name: tuple(value.shape) for name, value in scope.items()})
     scores = _scores(criterion, scope, structure, found)
     scores[removed] = -np.inf
+    before = removed.copy()
     take_each(structure, [axis for axis in found if axis.sparsity is not None], plan.selected, scope, scores, removed)
     for rule in sorted({axis.rule for axis in found if axis.sparsity is None}):
         rows = [row for row in plan.selected if row.rule == rule]
         take_shared([a for a in found if a.sparsity is None and a.rule == rule], rows, scope, scores, removed)
+    if any(axis.keep_class for axis in found):
+        keep_class(structure, found, before, removed, scores)
     return _masks(structure, removed, scope)
 
 

@@ -99,11 +99,12 @@ def _squeeze(cut: Cut, node: Node, self: Ref, dim: Any = None) -> Node:
 
 @rewrite("roll")
 def _roll(cut: Cut, node: Node, self: Ref, shifts: list[int], dims: list[int]) -> Node:
-    """What is kept of the end comes to the front."""
+    """What is kept of the end comes to the front; along a whole dimension the shift is as written."""
     if not dims:
         raise StructureError(f"{node}: rolls a flattened tensor")
     kept = [cut.kept(self, d) for d in dims]
-    return called(node, shifts=[int(k[len(k) - s % len(k) :].sum()) for s, k in zip(shifts, kept, strict=True)])
+    ends = [s if k.all() else int(k[len(k) - s % len(k) :].sum()) for s, k in zip(shifts, kept, strict=True)]
+    return called(node, shifts=ends)
 
 
 @rewrite("narrow")
