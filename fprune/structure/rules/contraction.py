@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fprune.structure.arguments import listed
 from fprune.structure.flow import Dims, Flow, rule
 from fprune.structure.graph import Node, Ref
 from fprune.structure.labels import frozen
@@ -9,11 +10,13 @@ from fprune.structure.labels import frozen
 
 @rule("conv1d", "conv2d", "conv3d")
 def convolution(flow: Flow, node: Node, input: Ref, weight: Ref, bias: Ref | None, groups: int, **_: Any) -> Dims:
-    """Input channels are the weight's dimension 1 (per group), output channels its dimension 0; positions are kept."""
+    """Input channels are the weight's dimension 1 (per group), output channels dimension 0; positions that meet are kept."""
     x, w, labels = flow.dims(input), flow.dims(weight), flow.labels
     channel = len(x) - len(w) + 1  # 0 for an unbatched input
     labels.freeze(*w[2:])
-    flow.freeze(x[channel + 1 :], node, "a convolution runs over its positions")
+    pointwise = [d for d in range(channel + 1, len(x)) if _is_pointwise(flow, node, d - channel - 1)]
+    over = [x[d] for d in range(channel + 1, len(x)) if d not in pointwise]
+    flow.freeze(over, node, "a convolution runs over its positions")
     if groups == 1:
         labels.unify(x[channel], w[1])
     else:
@@ -24,7 +27,16 @@ def convolution(flow: Flow, node: Node, input: Ref, weight: Ref, bias: Ref | Non
     if bias is not None:
         labels.unify(w[0], flow.dims(bias)[0])
     flow.sink("conv", node, x[channel], input, channel, weight=weight.index, out=w[0], groups=groups)
-    return [*x[:channel], w[0], *(frozen(n) for n in flow.shape(node.out)[channel + 1 :])]
+    positions = enumerate(flow.shape(node.out)[channel + 1 :], channel + 1)
+    return [*x[:channel], w[0], *(x[d] if d in pointwise else frozen(n) for d, n in positions)]
+
+
+def _is_pointwise(flow: Flow, node: Node, d: int) -> bool:
+    """Whether a convolution looks at one position at a time along its d-th spatial dimension."""
+    padding, stride = node.bound["padding"], node.bound["stride"]
+    unpadded = isinstance(padding, str) or listed(padding)[d % len(listed(padding))] == 0
+    kernel = flow.shape(node.bound["weight"])[2 + d]
+    return kernel == 1 and unpadded and listed(stride)[d % len(listed(stride))] == 1
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
