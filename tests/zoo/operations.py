@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from tests.zoo import recurrent
+from tests.zoo import attention, recurrent
 from tests.zoo.case import randomised
 
 
@@ -22,7 +22,7 @@ class Operation:
         families: the number of units of each family, counted by hand, smallest first.
         suffices: which part of a unit is enough for it to go.
         barriers: what each barrier that is reported says, as a regular expression.
-        same_class: whether the compact module can be an instance of the same class.
+        same_class: whether the compact module is an instance of the same class, whatever the sparsity.
     """
 
     name: str
@@ -62,5 +62,59 @@ RECURRENT = (
     ),
     Operation("cells", recurrent.Stepped, (4, 6), (8, 8, 10), same_class=False),
 )
-OPERATIONS = RECURRENT
+
+
+def attends(name: str, build: Callable[[], nn.Module], *families: int, **rest: Any) -> Operation:
+    return Operation(name, build, (5, 6), families, **{"suffices": ("rows",), **rest})
+
+
+UNBOUND, SELECTED = ("unbind .* takes the dimension apart",), ("select .* picks one index of a dimension",)
+ATTENTION = (
+    attends("attention", attention.Attention, 3, 4, 5, 12),
+    attends("attention_whole", attention.Whole, 3, 4, 5, 12, same_class=False),
+    attends("attention_fused", attention.Fused, 3, 4, 12, 20, barriers=UNBOUND, same_class=False),
+    attends(
+        "attention_interleaved",
+        lambda: attention.Grouped(attention.interleaved),
+        2,
+        3,
+        4,
+        5,
+        12,
+        suffices=(),
+        same_class=False,
+    ),
+    attends(
+        "attention_expanded",
+        lambda: attention.Grouped(attention.expanded),
+        2,
+        3,
+        4,
+        5,
+        12,
+        suffices=(),
+        same_class=False,
+    ),
+    attends("attention_grouped", attention.Grouped, 2, 3, 4, 5, 12, suffices=(), same_class=False),
+    attends("attention_rotary", attention.Rotary, 2, 3, 3, 12, same_class=False),
+    attends(
+        "attention_biased",
+        attention.Biased,
+        3,
+        4,
+        5,
+        12,
+        barriers=("attention runs over these positions",),
+        same_class=False,
+    ),
+    attends("attention_cross", attention.Cross, 3, 4, 5, 7, 12, same_class=False),
+    attends("attention_lettered", attention.Lettered, 3, 4, 5, 12, suffices=()),
+    attends("attention_kernel", attention.Kernel, 3, 4, 5, 12),
+    attends("attention_torch", attention.Torch, 3, 4, 12, barriers=SELECTED),
+    attends("encoder_pre", lambda: attention.Encoder(True), 3, 3, 4, 4, 12, 20, 20, barriers=SELECTED),
+    attends("encoder_post", lambda: attention.Encoder(False), 3, 3, 4, 4, 12, 20, 20, barriers=SELECTED),
+    attends("addmm", attention.Added, 10, 12, 20),
+    attends("decomposed_norms", attention.Decomposed, 12, same_class=False),
+)
+OPERATIONS = RECURRENT + ATTENTION
 BY_NAME = {operation.name: operation for operation in OPERATIONS}

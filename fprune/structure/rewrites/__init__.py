@@ -4,5 +4,6 @@ from fprune.structure.rewrites import attention as attention
 from fprune.structure.rewrites import contraction as contraction
 from fprune.structure.rewrites import norms as norms
 from fprune.structure.rewrites import recurrent as recurrent
+from fprune.structure.rewrites import repetition as repetition
 from fprune.structure.rewrites import shape as shape
 from fprune.structure.rewrites import writes as writes

@@ -10,7 +10,7 @@ from fprune.structure.labels import frozen
 
 @rule("conv1d", "conv2d", "conv3d")
 def convolution(flow: Flow, node: Node, input: Ref, weight: Ref, bias: Ref | None, groups: int, **_: Any) -> Dims:
-    """Input channels are the weight's dimension 1 (per group), output channels dimension 0; positions that meet are kept."""
+    """Input channels are the weight's dimension 1 (per group), output channels dimension 0; positions stay."""
     x, w, labels = flow.dims(input), flow.dims(weight), flow.labels
     channel = len(x) - len(w) + 1  # 0 for an unbatched input
     labels.freeze(*w[2:])

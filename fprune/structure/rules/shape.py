@@ -222,7 +222,7 @@ def pixel_shuffle(flow: Flow, node: Node, self: Ref, **factor: int) -> Dims:
     return index_map(flow, node, self, lambda x: node.op(x, r))
 
 
-@rule("flip", "repeat", "tile", "repeat_interleave", "roll")
+@rule("flip", "roll")
 def moved(flow: Flow, node: Node, **_: Any) -> Dims | None:
     """Pure index maps: found by running the operator on the elements' own indices."""
     sources = refs_in((node.args, dict(node.kwargs)))

@@ -254,8 +254,15 @@ SHAPE = (
     case("eye", (4, 3), fn=lambda x: x + torch.eye(4, 3), free=7),
     case("a tensor kept aside", (4, 3), fn=lambda x: x * ASIDE, free=7),
     case("repeat", (3, 2), fn=lambda x: x.repeat(2, 1), free=5),
+    case("repeat, met", (3, 2), (3, 8), fn=lambda x, y: x.repeat(1, 4) + y, free=9),
+    case(
+        "repeat in front", (3, 2), (2, 5, 3, 2), fn=lambda x, y: x.repeat(2, 5, 1, 1) + y, free=10, barrier="is fixed"
+    ),
     case("tile", (3, 2), fn=lambda x: x.tile(2), free=5),
+    case("tile, met", (2, 3), (2, 12), fn=lambda x, y: x.tile((4,)) + y, free=9),
     case("repeat_interleave", (3, 2), fn=lambda x: x.repeat_interleave(2, 0), free=5),
+    case("repeat_interleave, met", (2, 3), (2, 12), fn=lambda x, y: x.repeat_interleave(4, -1) + y, free=9),
+    case("repeat_interleave of all", (2, 3), fn=lambda x: x.repeat_interleave(4), free=0, barrier="without a rule"),
     case("flip", (3, 4), fn=lambda x: x.flip(1), free=7),
     case("roll", (3, 7), fn=lambda x: x.roll(3, 1), free=10),
     case("roll back", (3, 7), fn=lambda x: x.roll((-2, 1), (1, 0)), free=10),
