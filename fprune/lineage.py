@@ -12,7 +12,7 @@ from fprune import tree
 from fprune.errors import ModelError
 from fprune.masks import Masks
 from fprune.model import Model
-from fprune.shaped import mapped, renumbered
+from fprune.shaped import cloned, mapped, renumbered
 from fprune.tree import Flat
 
 Kept = tuple[Tensor | None, ...]
@@ -145,8 +145,7 @@ class Lineage:
         """
         before, after = list(before), list(after)
         # torch loads tensors without copying them: two optimizers would update the same ones
-        own = tree.map(lambda x: x.clone() if isinstance(x, Tensor) else x, dict(state))
-        return renumbered(self.slice(own, names=before), before, after)
+        return renumbered(self.slice(cloned(dict(state)), names=before), before, after)
 
     @property
     def _names(self) -> dict[str, str]:

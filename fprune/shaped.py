@@ -35,9 +35,10 @@ def mapped(tree: Any, change: Change, known: Mapping[str, str], names: Iterable[
     if isinstance(tree, Mapping) and not isinstance(tree, (dict, Flat)):
         tree = Flat(cast("Mapping[str, Any]", tree))
     numbered = _numbered(tree, names)
-    given: Any = tree
     paths, leaves, spec = cast(
-        "tuple[list[tuple[Any, ...]], list[Any], Any]", optree.tree_flatten_with_path(given, namespace=NAMESPACE)
+        "tuple[list[tuple[Any, ...]], list[Any], Any]",
+        optree.tree_flatten_with_path(cast("Any", tree), namespace=NAMESPACE),
+        optree.tree_flatten_with_path(cast("Any", tree), namespace=NAMESPACE),
     )
 
     def changed(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -89,6 +90,15 @@ def _numbered(tree: Any, names: Iterable[str] | None) -> dict[int, str]:
     if isinstance(tree, (list, tuple)) and any(isinstance(x, Tensor) for x in cast("Sequence[Any]", tree)):
         raise ModelError(f"a {type(cast('object', tree)).__name__} of tensors goes by number", hint=_HINT)
     return {}
+
+
+def cloned(tree: Any) -> Any:
+    """A tree with copies of its tensors."""
+
+    def clone(leaf: Any) -> Any:
+        return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+    return optree.tree_map(clone, tree, namespace=NAMESPACE)
 
 
 def is_optimizer_state(tree: Any) -> bool:
