@@ -35,11 +35,8 @@ def mapped(tree: Any, change: Change, known: Mapping[str, str], names: Iterable[
     if isinstance(tree, Mapping) and not isinstance(tree, (dict, Flat)):
         tree = Flat(cast("Mapping[str, Any]", tree))
     numbered = _numbered(tree, names)
-    paths, leaves, spec = cast(
-        "tuple[list[tuple[Any, ...]], list[Any], Any]",
-        optree.tree_flatten_with_path(cast("Any", tree), namespace=NAMESPACE),
-        optree.tree_flatten_with_path(cast("Any", tree), namespace=NAMESPACE),
-    )
+    flat: Any = optree.tree_flatten_with_path(cast("Any", tree), namespace=NAMESPACE)
+    paths, leaves, spec = cast("tuple[list[tuple[Any, ...]], list[Any], Any]", flat)
 
     def changed(path: tuple[Any, ...], leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):

@@ -15,6 +15,7 @@ from fprune.structure.bisimulate import first_difference
 from fprune.structure.compact_graph import as_graph
 from fprune.structure.compact_module import in_class
 from fprune.structure.diagnose import differing
+from fprune.structure.hooks import lost_hooks
 from fprune.structure.operation import Operation, planned, rounded, tensors_after
 from fprune.structure.rewrite import Cut
 from fprune.structure.solve import solve
@@ -48,6 +49,7 @@ class Surgery:
         trials: on which inputs, and in which precision, the two were compared.
         replaced: in style `"module"`, the modules whose own code could not hold the new sizes: each is now a
             `torch.fx.GraphModule` that makes the same calls on the same parameters.
+        hooks: hooks of modules that a graph has taken the place of; what they did to values is part of the graph.
     """
 
     style: str
@@ -57,10 +59,11 @@ class Surgery:
     difference: float
     trials: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """A table of families."""
-        return text_table(*self._table(), title=self._title())
+        """A table of families, and the hooks that are lost."""
+        return "\n".join([text_table(*self._table(), title=self._title()), *(f"lost: {line}" for line in self.hooks)])
 
     def _title(self) -> str:
         return f"{sum(self.removed.values())} units removed, style {self.style}, difference {self.difference:.1e}"
@@ -163,6 +166,7 @@ def _operate(masked: Model, masks: Masks, operation: Operation, refused: Flat[st
         verdict.difference,
         verdict.trials,
         form.replaced,
+        lost_hooks(masked.skeleton, form.model.skeleton),
     )
     return Compacted(form.model, left, lineage, form.structure, report)
 

@@ -7,11 +7,11 @@ import attrs
 import torch
 from torch import Tensor, fx, nn
 
-from fprune.equality import named_tensors
+from fprune.equality import named_modules, named_tensors
 from fprune.errors import StructureError
 from fprune.model import Model
 from fprune.structure.arguments import entries, rebuilt
-from fprune.structure.emit import Emitter
+from fprune.structure.emit import Emitter, contained
 from fprune.structure.graph import Graph, Ref, refs, substitute
 from fprune.tree import Flat
 
@@ -50,7 +50,7 @@ def as_graph(model: Model, graph: Graph, tensors: Mapping[str, Tensor]) -> Model
     params = {name: tensors[name] for name in used if name not in buffers}
     for name, value in made.items():
         _put(net, name, memo[id(value)])
-    net.train(model.training)
+    _in_modes(net, model.skeleton)
     return Model(net, Flat(params), Flat({**buffers, **made}), model.training)
 
 
@@ -90,21 +90,34 @@ def as_submodule(net: nn.Module, path: str, graph: Graph, device: torch.device) 
     for index in part.tensors:
         name(index)
     held = {name: own[f"{prefix}{name}"] for name in local.values()}  # also those that no call reads, such as counters
-    made = _module(module, part, held, name, device)
+    made = _module(module, part, held, name, device, path)
     there = named_tensors(made)
     for path, tensor in held.items():
         if path not in there:  # fx keeps only what its graph names
             _put(made, path, tensor)
-    return made.train(module.training)
+    return _in_modes(made, module)
+
+
+def _in_modes(net: fx.GraphModule, old: nn.Module) -> fx.GraphModule:
+    """Each part in the training or evaluation mode that the module of its name has."""
+    flags = {path: module.training for path, module in named_modules(old)}
+    for path, module in named_modules(net):
+        module.training = flags.get(path, old.training)
+    return net
 
 
 def _module(
-    old: nn.Module, graph: Graph, held: Mapping[str, Tensor], name: Callable[[int], str], device: torch.device
+    old: nn.Module,
+    graph: Graph,
+    held: Mapping[str, Tensor],
+    name: Callable[[int], str],
+    device: torch.device,
+    home: str = "",
 ) -> fx.GraphModule:
     root = nn.Module()
     for path, tensor in held.items():
         _put(root, path, tensor)
-    emitted = Emitter(graph, root, list(inspect.signature(old.forward).parameters), name, device).run()
+    emitted = Emitter(graph, root, list(inspect.signature(old.forward).parameters), name, device, home).run()
     return fx.GraphModule(root, emitted, type(old).__name__)
 
 
@@ -153,10 +166,7 @@ def _form(part: Graph) -> str:
 
 def _put(root: nn.Module, path: str, tensor: Tensor) -> None:
     *owners, leaf = path.split(".")
-    for owner in owners:
-        if owner not in dict(root.named_children()):
-            root.add_module(owner, nn.Module())
-        root = root.get_submodule(owner)
+    root = contained(root, owners)
     if isinstance(tensor, nn.Parameter):
         root.register_parameter(leaf, tensor)
     else:

@@ -18,6 +18,7 @@ from fprune.structure.compact_graph import as_submodule
 from fprune.structure.expressions import Attribute
 from fprune.structure.ghost import GhostGroupNorm, GhostLayerNorm, GhostRMSNorm
 from fprune.structure.graph import Graph, Node
+from fprune.structure.hooks import carried
 from fprune.structure.provenance import write
 from fprune.structure.recurrent import GATES
 from fprune.structure.solve import solve
@@ -165,7 +166,7 @@ def fit(net: nn.Module, path: str, module: nn.Module, calls: list[Node], graph: 
             if other is None:
                 fix(module, node, graph)
             else:
-                net.set_submodule(path, other.train(module.training))
+                net.set_submodule(path, carried(module, other.train(module.training)))
             return
 
 

@@ -33,18 +33,26 @@ class Emitter:
         names: names for the positional arguments.
         tensor: value of a parameter or buffer -> its dotted name in `root`.
         device: where factories make their tensors.
+        home: path in the model of the module that `root` stands for.
     """
 
     def __init__(
-        self, graph: Graph, root: nn.Module, names: Sequence[str], tensor: Callable[[int], str], device: torch.device
+        self,
+        graph: Graph,
+        root: nn.Module,
+        names: Sequence[str],
+        tensor: Callable[[int], str],
+        device: torch.device,
+        home: str = "",
     ) -> None:
         """Nothing written yet."""
+        self._home = home
         self._graph, self._root, self._names = graph, root, names
         self._tensor, self._device = tensor, device
         self._out = fx.Graph()
         self._env: dict[int, Any] = {}
         self._made = 0
-        self._training: list[fx.Node] = []
+        self._training: dict[str, fx.Node] = {}
         self._sizes: dict[Size, fx.Node] = {}
 
     def run(self) -> fx.Graph:
@@ -97,9 +105,7 @@ class Emitter:
 
     def _argument(self, node: Node, name: str, value: Any) -> Any:
         if (node.name, name) in _MODES and value is False:
-            if not self._training:
-                self._training.append(self._out.create_node("get_attr", "training"))
-            return self._training[0]
+            return self._mode(node.module)
         if name == "device" and value is not None:
             return self._device
         expressions = node.sources.get(name, ())
@@ -108,6 +114,15 @@ class Emitter:
             found = [self._size(n, expression) for n, expression in zip(sizes, expressions, strict=True)]
             return found if isinstance(value, (list, tuple)) else found[0]
         return self._value(value)
+
+    def _mode(self, path: str) -> fx.Node:
+        """The `training` flag of the module that makes a call."""
+        path = path.removeprefix(f"{self._home}.") if self._home and path != self._home else path
+        path = "" if path == self._home else path
+        if path not in self._training:
+            contained(self._root, path.split(".") if path else [])
+            self._training[path] = self._out.create_node("get_attr", f"{path}.training".lstrip("."))
+        return self._training[path]
 
     def _size(self, n: int, expression: Expression | None) -> Any:
         """A size as an expression of the sizes of values where that gives `n`, else as a number."""
@@ -187,6 +202,15 @@ _MODES = {
 
 def _holds(tree: Any) -> bool:
     return next(refs(tree), None) is not None
+
+
+def contained(root: nn.Module, owners: Sequence[str]) -> nn.Module:
+    """The module at a path, made with those around it where there is none."""
+    for owner in owners:
+        if owner not in dict(root.named_children()):
+            root.add_module(owner, nn.Module())
+        root = root.get_submodule(owner)
+    return root
 
 
 def getitem(container: Any, key: Any) -> Any:
