@@ -16,6 +16,20 @@ def ghost_group_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, widt
     return _scaled(_standardised(x, list(range(1, x.ndim)), x.shape[1] / width, eps), weight, bias, 1)
 
 
+def ghost_block_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, dims: int, stored: float, eps: float
+) -> Tensor:
+    """Layer norm over the last `dims` dimensions, of which zero slices were removed, all but the fraction `stored`."""
+    x = _standardised(x, list(range(-dims, 0)), stored, eps)
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def ghost_batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, stored: float, eps: float) -> Tensor:
+    """Batch norm by the statistics of `x`, of which zero positions were removed, all but the fraction `stored`."""
+    return _scaled(_standardised(x, [0, *range(2, x.ndim)], stored, eps), weight, bias, 1)
+
+
 def ghost_rms_norm(x: Tensor, weight: Tensor | None, width: int, eps: float | None) -> Tensor:
     """RMS norm over `width` entries of which those that are not stored are zero."""
     eps = torch.finfo(x.dtype).eps if eps is None else eps

@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 from fprune.structure.ghost import (
+    ghost_batch_norm,
+    ghost_block_norm,
     ghost_group_norm,
     ghost_layer_norm,
     ghost_mean,
@@ -28,10 +30,28 @@ def _group_norm(cut: Cut, node: Node, input: Ref, weight: Ref | None, bias: Ref 
 
 @rewrite("layer_norm")
 def _layer_norm(cut: Cut, node: Node, input: Ref, weight: Ref | None, bias: Ref | None, **bound: Any) -> Node:
+    if (dims := bound.get("dims", len(bound.get("normalized_shape", (0,))))) > 1:
+        _, stored = _stored(cut, input, list(range(-dims, 0)), bound.get("stored", 1.0))
+        if stored == bound.get("stored", 1.0):
+            return node
+        eps = bound["eps"]
+        return replaced(
+            node, ghost_block_norm, input=input, weight=weight, bias=bias, dims=dims, stored=stored, eps=eps
+        )
     if cut.shape(input)[-1] == cut.old(input)[-1]:
         return node
     width = bound.get("width", cut.old(input)[-1])
     return replaced(node, ghost_layer_norm, input=input, weight=weight, bias=bias, width=width, eps=bound["eps"])
+
+
+@rewrite("batch_norm")
+def _batch_norm(cut: Cut, node: Node, input: Ref, weight: Ref | None, bias: Ref | None, **bound: Any) -> Node:
+    if not bound.get("training", True):
+        return node
+    _, stored = _stored(cut, input, [0, *range(2, len(cut.old(input)))], bound.get("stored", 1.0))
+    if stored == bound.get("stored", 1.0):
+        return node
+    return replaced(node, ghost_batch_norm, input=input, weight=weight, bias=bias, stored=stored, eps=bound["eps"])
 
 
 @rewrite("rms_norm")

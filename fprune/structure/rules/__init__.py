@@ -2,6 +2,7 @@
 
 from fprune.structure.rules import (
     contraction,
+    distances,
     indexing,
     norms,
     products,
@@ -9,7 +10,20 @@ from fprune.structure.rules import (
     reduction,
     repetition,
     shape,
+    windows,
     writes,
 )
 
-__all__ = ["contraction", "indexing", "norms", "products", "recurrent", "reduction", "repetition", "shape", "writes"]
+__all__ = [
+    "contraction",
+    "distances",
+    "indexing",
+    "norms",
+    "products",
+    "recurrent",
+    "reduction",
+    "repetition",
+    "shape",
+    "windows",
+    "writes",
+]

@@ -15,14 +15,21 @@ def batch_norm(
     bias: Ref | None = None,
     running_mean: Ref | None = None,
     running_var: Ref | None = None,
-    **_: Any,
+    **rest: Any,
 ) -> Dims:
-    """Statistics are per channel: everything of a channel lives and dies together, nothing is reduced over channels."""
+    """Statistics are per channel: everything of a channel lives and dies together, nothing is reduced over channels.
+
+    Batch statistics, as of a weight that is standardised, are exact while the positions that are removed are zero.
+    """
     x = flow.dims(input)
     for tensor in (weight, bias, running_mean, running_var):
         if tensor is not None:
             flow.labels.unify(x[1], flow.dims(tensor)[0])
-    flow.freeze([x[0], *x[2:]], node, "its statistics run over these positions")
+    if node.name == "batch_norm" and rest["training"]:
+        for d in (0, *range(2, len(x))):
+            flow.sink("norm", node, x[d], input, d)
+    else:
+        flow.freeze([x[0], *x[2:]], node, "its statistics run over these positions")
     return x
 
 
@@ -42,10 +49,11 @@ def layer_norm(
         if tensor is not None:
             for rows, affine in zip(x[-k:], flow.dims(tensor), strict=True):
                 flow.labels.unify(rows, affine)
-    if k > 1:
+    if k > 1 and node.name == "rms_norm":
         flow.freeze(x[-k:], node, "its statistics run over several dimensions")
     else:
-        flow.sink("norm", node, x[-1], input, -1)
+        for d in range(-k, 0):
+            flow.sink("norm", node, x[d], input, d)
     return x
 
 

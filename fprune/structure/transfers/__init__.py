@@ -8,4 +8,5 @@ from fprune.structure.transfers import products as products
 from fprune.structure.transfers import recurrent as recurrent
 from fprune.structure.transfers import reduction as reduction
 from fprune.structure.transfers import shape as shape
+from fprune.structure.transfers import windows as windows
 from fprune.structure.transfers import writes as writes

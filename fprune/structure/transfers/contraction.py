@@ -44,7 +44,7 @@ def channel_dim(node: Node, ndim: int, weight: Tensor | Shape) -> int:
     return ndim - (weight.ndim if isinstance(weight, Tensor) else len(weight)) + 1
 
 
-@transfer("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
+@transfer(*"""conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d deform_conv2d linear""".split())
 def weighted(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | None:
     """An output channel is constant when every input channel its weights reach is."""
     x, weight, bias = bound["input"], bound["weight"], bound.get("bias")

@@ -1,4 +1,4 @@
-"""Operators that look up, write and recur, one at a time."""
+"""Operators that look up, write, recur and gather, one at a time."""
 
 from typing import Any
 
@@ -130,9 +130,83 @@ RECURRENT = (
     case("gru cell", (2, 5), (2, 4), (12, 5), (12, 4), (12,), (12,), fn=torch.gru_cell, free=11),
     case("rnn cell", (2, 5), (2, 4), (4, 5), (4, 4), (4,), (4,), fn=torch.rnn_tanh_cell, free=11),
 )
-CASES = LOOKED_UP + WRITES + RECURRENT
+IMAGE = (2, 4, 6, 6)
+
+
+def grid(x: Tensor) -> Tensor:
+    theta = torch.tensor([[[1.0, 0.1, 0], [0, 0.9, 0.2]]] * 2, dtype=torch.float64)
+    return F.grid_sample(x, F.affine_grid(theta, [2, 4, 5, 5], False), align_corners=False)
+
+
+@torch.library.custom_op("fprune_unit::roi_align", mutates_args=())
+def roi_align(input: Tensor, rois: Tensor, size: int) -> Tensor:
+    """The mean of each region `(sample, x0, y0, x1, y1)`, repeated: torchvision's operator in short."""
+    cut = [input[int(n), :, int(a) : int(b), int(c) : int(d)].mean((1, 2)) for n, a, c, b, d in rois.tolist()]
+    return torch.stack(cut)[:, :, None, None].repeat(1, 1, size, size)
+
+
+@roi_align.register_fake
+def _(input: Tensor, rois: Tensor, size: int) -> Tensor:
+    return input.new_empty(len(rois), input.shape[1], size, size)
+
+
+@torch.library.custom_op("fprune_unit::deform_conv2d", mutates_args=())
+def deform_conv2d(
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, groups: int, offset_groups: int
+) -> Tensor:
+    """A convolution under a mask: the signature of torchvision's operator in short."""
+    return F.conv2d(input, weight, bias, padding=1, groups=groups) * mask + offset
+
+
+@deform_conv2d.register_fake
+def _(
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, groups: int, offset_groups: int
+) -> Tensor:
+    return input.new_empty(input.shape[0], weight.shape[0], *input.shape[2:])
+
+
+def boxes(x: Tensor) -> Tensor:
+    rois = torch.tensor([[0.0, 0, 0, 2, 3], [1, 1, 1, 3, 3], [1, 0, 1, 2, 4]])
+    return torch.ops.fprune_unit.roi_align(x, rois, 2)
+
+
+def deformed(x: Tensor, weight: Tensor, bias: Tensor, offset_groups: int = 1) -> Tensor:
+    zero, one = torch.zeros(1, 1, 6, 6, dtype=x.dtype), torch.ones(1, 1, 6, 6, dtype=x.dtype)
+    return torch.ops.fprune_unit.deform_conv2d(x, weight, zero, one, bias, 1, offset_groups)
+
+
+WINDOWS = (
+    case("regions", IMAGE, fn=boxes, free=4, barrier="gathers these positions"),
+    case("deformed", IMAGE, (5, 4, 3, 3), (5,), fn=deformed, free=11),
+    case("deformed in groups", IMAGE, (5, 4, 3, 3), (5,), fn=lambda *a: deformed(*a, offset_groups=2), free=0),
+    case("im2col", IMAGE, fn=lambda x: F.unfold(x, 3, padding=1), free=6, barrier="gathers these positions"),
+    case("col2im", (2, 36, 4), fn=lambda x: F.fold(x, (4, 4), 3), free=6),
+    case("max unpool", IMAGE, fn=lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), free=6),
+    case("grid_sample", IMAGE, fn=grid, free=4),
+    case("cosine similarity", (2, 4, 3), (2, 4, 3), fn=lambda x, y: F.cosine_similarity(x, y), free=9),
+    case("cosine similarity, of a row", (2, 4), (1, 4), fn=lambda x, y: F.cosine_similarity(x, y), free=6),
+    case(
+        "cosine similarity, repeated",
+        (2, 4),
+        (2, 1),
+        fn=lambda x, y: F.cosine_similarity(x, y),
+        free=2,
+        barrier="repeats",
+    ),
+    case("cdist", (2, 3, 4), (2, 5, 4), fn=torch.cdist, free=14),
+    case("cdist, largest", (3, 4), (5, 4), fn=lambda x, y: torch.cdist(x, y, float("inf")), free=12),
+    case("weight norm", (4, 3, 2), (4, 1, 1), fn=torch._weight_norm, free=5, barrier="no norm to divide by"),
+    case("weight norm of all", (4, 3, 2), (), fn=lambda v, g: torch._weight_norm(v, g, -1), free=9),
+    case("weight norm by places", (4, 3, 2), (1, 1, 2), fn=lambda v, g: torch._weight_norm(v, g, 2), free=7),
+    case(
+        "batch statistics", (2, 3, 5), (3,), (3,), fn=lambda x, w, b: F.batch_norm(x, None, None, w, b, True), free=10
+    ),
+    case("layer norm of blocks", (2, 3, 4), (3, 4), (3, 4), fn=lambda x, w, b: F.layer_norm(x, (3, 4), w, b), free=9),
+)
+CASES = LOOKED_UP + WRITES + RECURRENT + WINDOWS
 ALIASES = frozenset(
     """_unsafe_index _index_put_impl argwhere unique_dim _unique2 unique_consecutive bincount scatter_reduce
-    index_reduce rnn_relu rnn_relu_cell""".split()
+    index_reduce rnn_relu rnn_relu_cell max_unpool3d grid_sampler_2d grid_sampler_3d
+    max_pool3d_with_indices""".split()
 )
 """Rules that share their function with one that is tried."""

@@ -18,6 +18,7 @@ from fprune.structure.known import Known, squeezed
 from fprune.structure.operators import placed
 from fprune.structure.record import record
 from fprune.structure.transfers.registry import TRANSFER
+from tests.unit.structure.indexed import boxes, deformed
 from tests.unit.structure.operators import tensors
 from tests.zoo.drawn import Drawn, Program, programs
 
@@ -325,7 +326,31 @@ RECURRENT = tuple(
         ("a cell", cell(kind, start)),
     )
 )
-CASES += LOOKED_UP + WRITES + RECURRENT
+
+
+def sampled(x: Tensor) -> Tensor:
+    theta = torch.tensor([[[1.0, 0.1, 0], [0, 0.9, 0.2]]] * 2, dtype=torch.float64)
+    return F.grid_sample(x, F.affine_grid(theta, [2, 6, 4, 4], False), align_corners=False)
+
+
+WINDOWS = (
+    Case("im2col", lambda x: F.unfold(x, 3, padding=1), IMAGE, complete=False),
+    Case("col2im", lambda x: F.fold(x.repeat_interleave(4, 1), (3, 3), 2), complete=False),
+    Case("grid_sample", sampled, IMAGE, complete=False),
+    Case("regions", lambda x: boxes(x), IMAGE, complete=False),
+    Case(
+        "deformed",
+        lambda x, w, b: deformed(x.repeat(1, 1, 2, 2)[..., 1:7, 1:7], w * (b > 0)[:, None, None, None], b * (b > 0)),
+        IMAGE,
+        ((5, 6, 3, 3), (5,)),
+        complete=False,
+    ),
+    Case("max unpool", lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), IMAGE, complete=False),
+    Case("nearest exact", lambda x: F.interpolate(x, (7, 7), mode="nearest-exact"), IMAGE, complete=False),
+    Case("nearest exact, in a line", lambda x: F.interpolate(x, 7, mode="nearest-exact"), complete=False),
+    Case("antialias", lambda x: F.interpolate(x, (3, 3), mode="bilinear", antialias=True), IMAGE, complete=False),
+)
+CASES += LOOKED_UP + WRITES + RECURRENT + WINDOWS
 every = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 
 
@@ -417,6 +442,14 @@ def test_hidden_units_that_are_given_nothing_stay_0(case: Case) -> None:
     assert (runs[0][index][..., ~rests] != runs[1][index][..., ~rests]).any()
 
 
+@pytest.mark.parametrize("case", WINDOWS, ids=lambda c: c.name)
+def test_channels_of_zeros_stay_zeros(case: Case) -> None:
+    graph, found, runs = analysed(case)
+    zero = found[graph.outputs[0]].along(1).zero
+    still = torch.stack([(env[graph.outputs[0]] == 0).transpose(0, 1).flatten(1).all(1) for env in runs]).all(0)
+    assert still.any() and torch.equal(zero, still)
+
+
 def test_every_transfer_is_tried() -> None:
     tried = {node.name for case in CASES for node in analysed(case)[0].nodes}
     aliases = set(
@@ -424,7 +457,8 @@ def test_every_transfer_is_tried() -> None:
         adaptive_max_pool1d adaptive_max_pool3d upsample_nearest1d upsample_nearest3d upsample_linear1d
         upsample_bicubic2d upsample_trilinear3d reflection_pad1d reflection_pad2d reflection_pad3d
         replication_pad1d replication_pad2d replication_pad3d constant_pad_nd concat concatenate _unsafe_view
-        moveaxis swapaxes swapdims numpy_T broadcast_to max_pool2d split_with_sizes _unsafe_index""".split()
+        moveaxis swapaxes swapdims numpy_T broadcast_to max_pool2d split_with_sizes _unsafe_index
+        grid_sampler_2d grid_sampler_3d max_unpool3d _upsample_bicubic2d_aa roi_pool max_pool3d_with_indices""".split()
     )
     assert set(TRANSFER) - tried - aliases == set()
 
