@@ -21,7 +21,7 @@ from fprune.structure.expressions import (
     leaves,
 )
 from fprune.structure.graph import Graph, Node, Ref, present, refs
-from fprune.structure.operators import aten, overwritten
+from fprune.structure.operators import overwritten
 
 
 class Emitter:
@@ -159,7 +159,7 @@ class Emitter:
         if isinstance(expression, Size) and self._reads(expression):
             if expression not in self._sizes:
                 at = (self._env[expression.value], expression.dim)
-                self._sizes[expression] = self._out.call_function(aten("sym_size", "int"), at)
+                self._sizes[expression] = self._out.call_method("size", at)
             return self._sizes[expression]
         return expression if isinstance(expression, int) else self._present(expression)
 

@@ -3,6 +3,7 @@
 import functools
 import random
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -81,6 +82,23 @@ def test_whole_units_go_and_nothing_changes(name: str, sparsity: float) -> None:
 def test_as_a_graph(name: str) -> None:
     gap, report = parted(name, masks(*traced(name)[1:], 0.5)[0], "graph")
     assert gap < 1e-12 and report.style == "graph"
+
+
+@every
+@pytest.mark.parametrize("style", ["auto", "graph"])
+def test_a_compact_model_can_be_traced_and_cut_again(name: str, style: str) -> None:
+    """Statistics over the original width, pinned scales and rewritten sizes are programs like any other."""
+    operation, model, structure = traced(name)
+    done = compact(model, masks(model, structure, 0.34)[0], structure, style=style)
+    again = trace(done.model, inputs(operation.input()))
+    before, after = (Counter(n for f in s.families if (n := len(f)) > 1) for s in (done.structure, again))
+    assert before <= after  # a pruned multi-head attention has widths of its own for keys and values
+    pruned, chosen = masks(done.model, again, 0.5)
+    twice = compact(done.model, pruned, again, style=style)
+    assert sum(twice.report.removed.values()) == chosen and not twice.report.refused
+    with torch.no_grad():
+        x = (operation.input(3, seed=4),)
+        assert difference(answer(done.model.replace(pruned.apply(done.model)), x), answer(twice.model, x)) < 1e-12
 
 
 @every
