@@ -147,6 +147,7 @@ def put(module: nn.Module, key: str, value: Any) -> None:
 
 _SHAPE: Any = cast("Any", torch.Tensor.shape).__get__
 _SIZE: Any = torch.Tensor.size
+_WRITE: Any = torch.Tensor.__setitem__
 _COUNTS: tuple[Any, ...] = (torch.Tensor.__len__, torch.Tensor.numel, torch.Tensor.nelement)
 
 
@@ -171,7 +172,7 @@ class Watch(TorchFunctionMode):
 
     @property
     def hides(self) -> bool:
-        """Whether the call that is running is written in Python: what it reads inside goes unseen."""
+        """Whether the call that is running reads sizes by itself, unseen: it is written in Python, or fits a value."""
         return self._python[-1]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -183,7 +184,7 @@ class Watch(TorchFunctionMode):
             self._number(args[0])
         given = list(_integers((args, kwargs)))
         self._running.append(given if any(expression is not None for _, expression in given) else [])
-        self._python.append(isinstance(func, FunctionType))
+        self._python.append(isinstance(func, FunctionType) or func is _WRITE)
         try:
             return func(*args, **kwargs)
         finally:
