@@ -25,6 +25,9 @@ from fprune.structure.trials import Trial
 from fprune.structure.verify import difference
 from fprune.structure.wide import wide
 
+_UNSET = frozenset("empty new_empty empty_like empty_strided new_empty_strided".split())
+"""What these operators return is whatever was in memory."""
+
 
 @attrs.frozen
 class Divergence:
@@ -151,6 +154,8 @@ class _Machine:
         args = placed(substitute(node.args, self.values.__getitem__), self._device)
         kwargs = placed(substitute(dict(node.kwargs), self.values.__getitem__), self._device)
         result = node.op(*args, **kwargs)
+        if node.name in _UNSET:
+            result.zero_()
         self.values.update(zip(node.outs, (result,) if node.single else result, strict=True))
 
     def _sized(self, node: Node) -> Node:

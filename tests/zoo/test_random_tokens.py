@@ -40,6 +40,8 @@ def at_random(model: Model, share: float, draws: int) -> Masks:
     generator = torch.Generator().manual_seed(draws)
     masks: dict[str, Tensor] = {}
     for name, param in model.items():
+        if not param.dim():
+            continue
         filters = torch.rand(len(param), generator=generator) >= share
         entries = torch.rand(param.shape, generator=generator) >= share / 4
         masks[name] = entries & filters.view(-1, *[1] * (param.dim() - 1))
