@@ -6,6 +6,7 @@ arithmetic: some 40 ms for a ResNet-18. A model that cannot run without data is 
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,8 @@ _BRANCHES = frozenset({"is_nonzero", "equal", "allclose"})
 _SELECTS = frozenset(
     "nonzero nonzero_numpy argwhere masked_select _unique2 unique_dim unique_consecutive bincount".split()
 )
-_READS_DATA = frozenset({"_local_scalar_dense", "item", *_BRANCHES, *_SELECTS})
+_ITEMS = frozenset({"_local_scalar_dense", "item"})
+_READS_DATA = frozenset({*_ITEMS, *_BRANCHES, *_SELECTS})
 
 
 class NeedsData(Exception):
@@ -186,7 +188,10 @@ class Recording(TorchDispatchMode):
         return number
 
     def _read(self, operator: str, *, number: bool) -> None:
-        self._reads[Read(operator, _site(), self._running[-1], len(self.shapes), number)] = None
+        """Note a look at data; an index that torch itself looks up goes into the next call and no further."""
+        now, inner = len(self.shapes), operator in _ITEMS and not self._watch.hands_over
+        until = now + 1 if inner else math.inf
+        self._reads[Read(operator, _site(), self._running[-1], now, number, until)] = None
 
     def _picks(self, indices: Any) -> bool:
         """Whether a mask computed from the inputs says how many entries there are."""

@@ -47,8 +47,8 @@ def known(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[int, Known]:
         out = None
         depends = any(x.tainted for x in operands) or _is_random(node) or node.name in _OWN_WAY
         with nullcontext() if depends and _stays_wide(node) else precise(like.device):
-            if node.out >= graph.unsure and node.numbers:
-                pass  # numbers computed from the inputs are no constants
+            if graph.unsure(node):  # numbers computed from the inputs are no constants
+                out = any_of(operands[0], node.bound["dim"]) if node.name == "select" else None
             elif not depends:
                 out = executed(node, args, kwargs, like.device)
             elif node.name in TRANSFER:
@@ -78,6 +78,15 @@ _WIDE = frozenset(
     adaptive_avg_pool2d adaptive_avg_pool3d mean sum""".split()
 )
 """Operators whose transfer functions widen what they read of parameters, or only move and combine wide values."""
+
+
+def any_of(x: Known, dim: int) -> Known:
+    """What is known of an index that nobody knows: what all of them have in common."""
+    dim %= len(x.shape)
+    shape = (*x.shape[:dim], *x.shape[dim + 1 :])
+    first = x.value.narrow(dim, 0, 1)
+    taint = x.taint.any(dim) | (x.value != first).any(dim)
+    return Known.of(taint, first.squeeze(dim), shape)
 
 
 def _is_random(node: Node) -> bool:

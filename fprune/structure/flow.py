@@ -187,7 +187,7 @@ class Flow:
         handler = RULES.get(node.name)
         operands = [self.values[index] for index in node.inputs]
         found: Any = None  # as many values as the call makes
-        if node.out >= self.graph.unsure and "dim" in node.bound and node.numbers:
+        if "dim" in node.bound and self.graph.unsure(node):
             taken = [dims[node.bound["dim"]] for dims in operands if dims]
             self.freeze(taken, node, "it cuts this dimension by numbers that may have been computed from the inputs")
         if handler is not None:

@@ -107,7 +107,8 @@ class Read:
         site: `file:line` of the user's code.
         call: the number of the module call in which it happens.
         value: how many values the program had made by then.
-        number: whether the code gets a number, which it may go on to compute with, rather than a choice of branch.
+        number: whether it gives a number, which code may go on to compute with, rather than a choice of branch.
+        until: the value from which on no call holds that number; infinite if the user's code has it.
     """
 
     operator: str
@@ -115,6 +116,7 @@ class Read:
     call: int
     value: int
     number: bool
+    until: float = math.inf
 
     def __str__(self) -> str:
         """What and where."""
@@ -155,10 +157,9 @@ class Graph:
     reads: tuple[Read, ...] = ()
     attributes: Mapping[Attribute, int] = attrs.field(factory=dict[Attribute, int])
 
-    @property
-    def unsure(self) -> float:
-        """The first value whose call may hold numbers that were computed from the inputs; infinite if none does."""
-        return min((read.value for read in self.reads if read.number), default=math.inf)
+    def unsure(self, node: Node) -> bool:
+        """Whether a call may hold numbers that were computed from the inputs."""
+        return node.numbers and any(read.number and read.value <= node.out < read.until for read in self.reads)
 
     def picked(self, outputs: Sequence[T]) -> list[T]:
         """Of something that is given for each output, what belongs to those that have to stay as they are."""

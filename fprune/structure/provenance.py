@@ -148,6 +148,7 @@ def put(module: nn.Module, key: str, value: Any) -> None:
 _SHAPE: Any = cast("Any", torch.Tensor.shape).__get__
 _SIZE: Any = torch.Tensor.size
 _WRITE: Any = torch.Tensor.__setitem__
+_INDEXING: tuple[Any, ...] = (torch.Tensor.__getitem__, _WRITE)
 _COUNTS: tuple[Any, ...] = (torch.Tensor.__len__, torch.Tensor.numel, torch.Tensor.nelement)
 
 
@@ -163,7 +164,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._number = number
         self._running: list[Given] = [[]]
-        self._python = [False]
+        self._functions: list[Any] = [None]
 
     @property
     def given(self) -> Given:
@@ -173,7 +174,12 @@ class Watch(TorchFunctionMode):
     @property
     def hides(self) -> bool:
         """Whether the call that is running reads sizes by itself, unseen: it is written in Python, or fits a value."""
-        return self._python[-1]
+        return isinstance(self._functions[-1], FunctionType) or self._functions[-1] is _WRITE
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether a number that is looked at now reaches the user's code: in indexing it stays inside torch."""
+        return self._functions[-1] not in _INDEXING
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let the call happen with its integers on record."""
@@ -184,12 +190,12 @@ class Watch(TorchFunctionMode):
             self._number(args[0])
         given = list(_integers((args, kwargs)))
         self._running.append(given if any(expression is not None for _, expression in given) else [])
-        self._python.append(isinstance(func, FunctionType) or func is _WRITE)
+        self._functions.append(func)
         try:
             return func(*args, **kwargs)
         finally:
             self._running.pop()
-            self._python.pop()
+            self._functions.pop()
 
     def _sized(self, tensor: Tensor, result: Any, dim: Any = None) -> Any:
         number = self._number(tensor)

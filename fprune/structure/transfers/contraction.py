@@ -1,5 +1,6 @@
 """How constants pass through convolutions and linear layers."""
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -7,6 +8,7 @@ from fprune.bools import any_along, both, is_all, is_any
 from fprune.structure.arguments import listed
 from fprune.structure.graph import Node, Shape
 from fprune.structure.known import Known
+from fprune.structure.transfers.products import product
 from fprune.structure.transfers.registry import Bound, transfer
 from fprune.structure.wide import widened
 
@@ -48,6 +50,9 @@ def channel_dim(node: Node, ndim: int, weight: Tensor | Shape) -> int:
 def weighted(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | None:
     """An output channel is constant when every input channel its weights reach is."""
     x, weight, bias = bound["input"], bound["weight"], bound.get("bias")
+    if node.name == "linear" and weight.tainted and bias is None:
+        turned = Known(weight.taint.t(), weight.value.t(), weight.shape[::-1])
+        return product(attrs.evolve(node, name="matmul"), {"self": x, "other": turned}, shapes)
     if weight.tainted or (bias is not None and bias.tainted) or weight.value.ndim < 2:
         return None
     channel = channel_dim(node, len(shapes[0]), weight.value)

@@ -174,6 +174,53 @@ def test_slices_by_numbers_computed_from_the_inputs_are_kept() -> None:
     assert not structure.families and "numbers that may have been computed from the inputs" in str(structure)
 
 
+def test_an_index_that_is_looked_up_stays_where_it_is() -> None:
+    """`table[i]` with a tensor `i`: nothing of the table may go, and what comes later is as sure as before."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        row = self.table[x.argmax()]
+        return self.b(self.a(x) * 2 + row[:8].sum())
+
+    net = Written(forward, a=nn.Linear(3, 8), b=nn.Linear(8, 2), table=nn.Parameter(torch.randn(3, 8)))
+    model = Model.from_module(net.double())
+    structure = trace(model, inputs(torch.rand(1, 3).double()))
+    assert {part.tensor for family in structure.families for part in family.slices if part.dim == 0} >= {"a.weight"}
+    assert not structure.family_of("table", 0)
+    kept = torch.arange(8) % 2 == 0
+    done = compact(model, Masks({"a.weight": kept[:, None], "a.bias": kept, "b.weight": kept}), structure)
+    assert sum(done.report.removed.values()) == 4
+
+
+def test_experts_lose_the_same_hidden_units() -> None:
+    """Which expert is taken depends on the data; a hidden unit that is masked in all of them can go."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        for expert in F.one_hot(self.gate(x).argmax(-1), 3).sum(0).nonzero():
+            rows = (self.gate(x).argmax(-1) == expert).nonzero()[:, 0]
+            hidden = F.linear(x[rows], self.up[expert[0]]).relu()
+            out = out.index_add(0, rows, F.linear(hidden, self.down[expert[0]]))
+        return out
+
+    torch.manual_seed(0)
+    parameters = {"up": nn.Parameter(torch.randn(3, 8, 4)), "down": nn.Parameter(torch.randn(3, 4, 8))}
+    net = Written(forward, gate=nn.Linear(4, 3), **parameters).double()
+    model, x = Model.from_module(net), torch.randn(9, 4).double()
+    structure, kept = trace(model, inputs(x)), torch.arange(8) % 2 == 0
+    assert len(structure.families) == 1 and len(structure.families[0]) == 8
+    masks = Masks({"up": kept[:, None], "down": kept})
+    done, masked = compact(model, masks, structure), model.replace(masks.apply(model))
+    assert done.model["up"].shape == (3, 4, 4) and done.report.style == "module"
+    for y in (x, torch.randn(20, 4).double(), x[:1]):
+        torch.testing.assert_close(done.model(y), masked(y), rtol=1e-12, atol=1e-12)
+    one = (
+        torch.ones(3, 8, 1, dtype=torch.bool)
+        .index_fill(1, torch.tensor([0]), False)
+        .index_fill(0, torch.tensor([1]), True)
+    )
+    assert not compact(model, Masks({"up": one}), structure).report.removed  # the second expert still needs it
+
+
 def test_a_graph_is_refused_where_data_is_read() -> None:
     net = Written(lambda self, x: self.b(self.a(x)) if x.sum() > 0 else x, a=nn.Linear(3, 8), b=nn.Linear(8, 3))
     model, kept = Model.from_module(net), torch.arange(8) % 2 == 0
