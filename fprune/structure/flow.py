@@ -116,7 +116,7 @@ class Flow:
         self.barriers: list[Barrier] = []
         self.values: dict[int, Dims] = {index: self.kept(index) for index in graph.inputs}
         self.values.update({index: [self.labels.fresh(n) for n in graph.shapes[index]] for index in graph.tensors})
-        self._of_tensors = self.labels.count
+        self.labels.mark(*(row for index in graph.tensors for row in self.values[index]))
         self.values.update({index: [self.labels.fresh(n) for n in graph.shapes[index]] for index in graph.constants})
         for node in graph.nodes:
             self._call(node)
@@ -158,9 +158,7 @@ class Flow:
     def _note(self, rows: Sequence[Ints], node: Node, reason: str) -> None:
         """Report a barrier, unless no parameter or buffer has these labels: the size of a constant is nobody's loss."""
         lost = np.unique(np.concatenate([self.labels.resolve(row).ravel() for row in rows]))
-        lost = lost[lost != 0]
-        tensors = (row for index in self.graph.tensors for row in self.values[index] if len(row) > 1)
-        if (lost < self._of_tensors).any() or any(np.isin(self.labels.resolve(row), lost).any() for row in tensors):
+        if self.labels.marked(lost[lost != 0]).any():
             self.barriers.append(Barrier(node.name, node.module, node.site, reason))
 
     def broadcast(self, operands: Sequence[Dims], node: Node) -> Dims:

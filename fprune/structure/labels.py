@@ -51,6 +51,7 @@ class Labels:
             "parent": np.zeros(1024, np.int64),
             "product": np.zeros((1024, _FACTORS), np.int64),
             "is_product": np.zeros(1024, np.bool_),
+            "marked": np.zeros(1024, np.bool_),
             "count": 1,
             "products": 0,
             "collapsed": 0,
@@ -74,7 +75,7 @@ class Labels:
         size = len(table["parent"])
         if start + n > size:
             grown = max(2 * size, start + n)
-            for name in ("parent", "product", "is_product"):
+            for name in ("parent", "product", "is_product", "marked"):
                 old = table[name]
                 table[name] = np.concatenate([old, np.zeros((grown - size, *old.shape[1:]), old.dtype)])
         ids = np.arange(start, start + n)
@@ -92,6 +93,15 @@ class Labels:
                 return roots
             roots = above
 
+    def mark(self, *rows: Ints) -> None:
+        """Mark labels, and from now on every base label that they are identified with or become a product of."""
+        for row in rows:
+            self._table["marked"][self.find(row)] = True
+
+    def marked(self, labels: Ints) -> Bools:
+        """Which base labels are marked."""
+        return self._table["marked"][labels]
+
     def union(self, a: Ints, b: Ints) -> None:
         """Identify labels pairwise; the smaller name survives, so FROZEN wins."""
         a, b = self.find(a.ravel()), self.find(b.ravel())
@@ -100,14 +110,16 @@ class Labels:
             return
         a, b = a[differ], b[differ]
         low, high = np.minimum(a, b), np.maximum(a, b)
-        parent: Ints = self._table["parent"]
+        parent, marked = self._table["parent"], self._table["marked"]
         if len(np.unique(high)) == len(high) and not np.isin(high, low).any():
             parent[high] = low
+            marked[low[marked[high]]] = True
             return
         for x, y in zip(high.tolist(), low.tolist(), strict=True):
             x, y = self._root(x), self._root(y)
             if x != y:
                 parent[max(x, y)] = min(x, y)
+                marked[min(x, y)] |= marked[max(x, y)]
 
     def _root(self, label: int) -> int:
         parent: Ints = self._table["parent"]
@@ -213,6 +225,7 @@ class Labels:
         self._table["product"][names] = 0
         self._table["product"][names, :k] = terms[first]
         self._table["products"] += len(names)
+        self._table["marked"][terms[first][self._table["marked"][names]]] = True
 
     def _pair(self, a: Ints, b: Ints) -> None:
         """Several labels equal several: identify two columns that partition the rows alike."""
