@@ -23,7 +23,7 @@ def keep_class(structure: Structure, found: Sequence[Axis], before: Bools, remov
     A class that computes `width // num_heads`, or takes two equal halves, can hold a result only if the counts of
     several families obey an equation. As long as one does not hold, a unit of a family that would close the gap comes
     back, of the one that lost the largest fraction, its best unit first. No more is lost than was asked for; with all
-    units back every equation holds. An equation that needs units of families which did not lose any is left as it is.
+    units back every equation holds. An equation that these units cannot satisfy is left as it is.
 
     Args:
         structure: the couplings.
@@ -83,13 +83,17 @@ class _Balance:
         return any(found)
 
     def closes(self, equation: Constraint) -> bool:
-        """Raise counts until an equation holds or nothing is left to raise; whether any was."""
+        """Raise counts until an equation holds; whether any had to be. Where nothing helps, nothing comes back."""
+        before = [dict(counts) for counts in (self.kept, self.room, self.back)]
         changed = False
         while gap := equation.gap(self.kept):
             able = [p for p in equation.raising(gap) if self.room.get(p)]
             able = able or [p for p in equation.parts if self.room.get(p)]
             if not able:
-                break
+                for counts, old in zip((self.kept, self.room, self.back), before, strict=True):
+                    counts.clear()
+                    counts.update(old)
+                return False
             self._raise(max(able, key=lambda p: (self.room[p] / self.sizes[p], -p)))
             changed = True
         return changed

@@ -160,6 +160,68 @@ def test_what_was_gone_before_does_not_come_back() -> None:
     assert [int((~gone[f"{name}.weight"]).flatten(1).all(1).sum()) for name in ("left", "right")] == [4, 4]
 
 
+def test_where_nothing_helps_nothing_comes_back() -> None:
+    """Six of the left were gone before: the first half would have to have four."""
+    model = Model.from_module(Slices().double())
+    given = inputs(IMAGE)
+    first = l1(dependency_aware).masks(model, Config([{"op_names": ["left"], "sparsity": 0.75}]), example_inputs=given)
+    rules = [{"op_names": ["left"], "sparsity": 0.75}, {"op_names": ["right"], "sparsity": 0.25}]
+    config = Config([{**rule, "keep_class": True} for rule in rules])
+    masks = first & l1(dependency_aware).masks(model, config, example_inputs=given, masks=first)
+    assert [int((~masks[f"{name}.weight"]).flatten(1).all(1).sum()) for name in ("left", "right")] == [6, 2]
+
+
+class Separate(Attention):
+    """With projections of their own, so that rules can speak of heads and of their width."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        del self.qkv
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        shape = b, n, self.num_heads, c // self.num_heads
+        q, k, v = (layer(x).reshape(shape).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.proj(joined((q @ k.mT).softmax(-1) @ v).reshape(b, n, c))
+
+
+def test_what_closes_the_gap_comes_back_not_what_lost_most() -> None:
+    """28 of 48 channels, 4 of 6 heads and 6 of 8 places: heads have to come back, although channels lost more."""
+    net = nn.Sequential(nn.Linear(6, 48), Separate(48, 6), nn.Linear(48, 3))
+    rules = [
+        {"op_names": ["0"], "sparsity": 0.43},
+        {"op_names": ["1.q"], "sparsity": 0.34, "granularity": "head"},
+        *({"op_names": [f"1.{name}"], "sparsity": 0.25, "granularity": "head_dim"} for name in "kv"),
+    ]
+    _, kept = cut(net, X, rules)
+    assert sorted(kept.values()) == [4, 6, 6, 28, 48]
+    done, kept = cut(net, X, [{**rule, "keep_class": True} for rule in rules])
+    assert (done.report.style, done.report.replaced) == ("module", ())
+    assert sorted(kept.values()) == [5, 6, 6, 30, 48]
+
+
+def test_multiples_of_a_family_that_lies_in_both_halves() -> None:
+    """Eight of twelve are kept, three of the first half and five of the other: one more would not be a multiple."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        a, b = self.conv(x).chunk(2, 1)
+        return self.fc(torch.cat([a, b.relu()], 1).mean((2, 3)))
+
+    net = Written(forward, conv=nn.Conv2d(3, 12, 1), fc=nn.Linear(12, 2)).double()
+    sizes = torch.tensor([1.0, 1, 1, 9, 9, 9, 1, 9, 9, 9, 9, 9]).double()
+    model = Model.from_module(net)
+    model = model.replace({"conv.weight": sizes[:, None, None, None].expand(12, 3, 1, 1).clone()})
+    rule = {"op_names": ["conv"], "sparsity": 0.4, "round_to": 4}
+    for keep, removed in ((False, 4), (True, 0)):
+        config = Config([{**rule, "keep_class": keep}])
+        masks = l1(dependency_aware).masks(model, config, example_inputs=inputs(IMAGE))
+        assert int((~masks["conv.bias"]).sum()) if removed else "conv.bias" not in masks
+    config = Config([{**rule, "round_to": 1, "keep_class": True}])
+    masks = l1(dependency_aware).masks(model, config, example_inputs=inputs(IMAGE))
+    assert (~masks["conv.bias"]).nonzero().flatten().tolist() == [0, 6]
+
+
 def test_layers_of_other_rules_lose_what_they_were_asked_to() -> None:
     """Without the key nothing comes back, although the class is lost."""
     rules = [{"op_names": ["left"], "sparsity": 0.5}, {"op_names": ["right"], "sparsity": 0.75, "keep_class": True}]
@@ -169,7 +231,7 @@ def test_layers_of_other_rules_lose_what_they_were_asked_to() -> None:
     rules = [{"op_names": ["left"], "sparsity": 0.5, "keep_class": False}, {"op_names": ["right"], "sparsity": 0.25}]
     assert cut(Slices(), IMAGE, [rules[0], {**rules[1], "keep_class": True}])[1] == {
         "left.weight": 4,
-        "right.weight": 8,
+        "right.weight": 6,
     }
 
 
