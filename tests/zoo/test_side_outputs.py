@@ -88,6 +88,6 @@ def test_half_of_everything_goes_exactly(name: str, style: str) -> None:
     done = compact(model, masks, structure, style=style)
     assert dict(done.report.refused) == {}
     found = streams(structure)
-    assert found and all(done.report.removed[family] == count // 2 for family, count in found.items())
+    assert found and {done.report.removed[family] for family in found} == {24}  # of 48 channels of every layer
     masked = model.replace(masks.apply(model))
     assert max(verify(masked, done.model, example)) < 1e-5
