@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
 from fprune.equality import named_modules, named_tensors
@@ -93,9 +92,6 @@ def _reparametrized(module: nn.Module) -> tuple[str, str] | None:
     if pruned or any(issubclass(hook, BasePruningMethod) for hook in hooks):
         name = pruned[0].removesuffix("_orig") if pruned else "weight"
         return "it is already wrapped by torch.nn.utils.prune", f"call torch.nn.utils.prune.remove(module, {name!r})"
-    if parametrize.is_parametrized(module):
-        names = ", ".join(vars(module)["_modules"]["parametrizations"])
-        return f"it has parametrizations ({names})", "call torch.nn.utils.parametrize.remove_parametrizations first"
     if norms:
         return f"a hook computes its weight ({norms[0]})", f"call torch.nn.utils.remove_{norms[0]}(module) first"
     return None

@@ -15,6 +15,7 @@ FACTORS: Mapping[str, tuple[str, str]] = {
     "bmm": ("self", "mat2"),
     "mv": ("self", "vec"),
     "dot": ("self", "tensor"),
+    "vdot": ("self", "other"),
     "inner": ("self", "other"),
     "outer": ("self", "vec2"),
     "ger": ("self", "vec2"),

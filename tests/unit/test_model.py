@@ -493,7 +493,6 @@ REFUSED = {
     "fake": (fake, "'weight': it has no data", "materialise first"),
     "lazy": (lambda: Wrapped(quiet(lambda: nn.LazyLinear(2))), "'inner.weight': its shape", "one forward pass"),
     "pruned": (lambda: prune.l1_unstructured(nn.Linear(2, 2), "bias", 0.5), "torch.nn.utils.prune", "(module, 'bias')"),
-    "parametrized": (lambda: Wrapped(parametrizations.orthogonal(nn.Linear(2, 2))), "(weight)", "remove_param"),
     "weight norm": (lambda: quiet(lambda: nn.utils.weight_norm(nn.Linear(2, 2))), "weight_norm", "remove_weight_norm"),
     "spectral norm": (lambda: nn.utils.spectral_norm(nn.Linear(2, 2)), "spectral_norm", "remove_spectral_norm"),
     "script": (lambda: quiet(lambda: torch.jit.script(nn.Linear(2, 2))), "scripted", "was scripted"),
@@ -521,6 +520,18 @@ def test_from_module_refuses_with_name_and_hint(case):
         Model.from_module(net)
     assert message in caught.value.message
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrap", [parametrizations.weight_norm, parametrizations.spectral_norm, parametrizations.orthogonal]
+)
+def test_computed_weights_stay_computed(wrap):
+    net = nn.Sequential(wrap(nn.Linear(3, 3)), nn.ReLU()).eval()
+    model, x = Model.from_module(net), torch.randn(2, 3)
+    assert all(name == "0.bias" or name.startswith("0.parametrizations.weight.") for name in model)
+    assert torch.equal(model(x), net(x)) and torch.equal(model.to_module()(x), net(x))
+    zeros = model.replace({name: torch.zeros_like(value) for name, value in model.items() if name == "0.bias"})
+    assert not torch.equal(zeros(x), net(x))
 
 
 class DistributedDataParallel(nn.Module):

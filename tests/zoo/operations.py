@@ -6,8 +6,9 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
-from tests.zoo import attention, recurrent
+from tests.zoo import attention, indexed, recurrent
 from tests.zoo.case import randomised
 
 
@@ -116,5 +117,41 @@ ATTENTION = (
     attends("addmm", attention.Added, 10, 12, 20),
     attends("decomposed_norms", attention.Decomposed, 12, same_class=False),
 )
-OPERATIONS = RECURRENT + ATTENTION
+INDEXED = (
+    Operation(
+        "relative_position",
+        indexed.RelativePosition,
+        (9, 6),
+        (2, 4, 6),
+        ("takes the dimension apart", "index .* it is indexed", "whose size is fixed"),
+        ("rows",),
+        same_class=False,
+    ),
+    Operation("written", indexed.Written, (6,), (4, 8), suffices=("columns",), same_class=False),
+    Operation("scattered", indexed.Scattered, (5, 6), (8,), suffices=("columns",)),
+    Operation("folded", indexed.Folded, (3, 8, 8), (6, 8), ("col2im .* gathers these positions",)),
+    Operation("sampled", indexed.Sampled, (3, 8, 8), (6, 8), ("grid_sampler .* gathers these positions",)),
+    Operation("block_norm", indexed.BlockNorm, (3, 8, 8), (8,), suffices=()),
+)
+COMPUTED = (
+    Operation("standardised", indexed.Standardised, (3, 8, 8), (6, 8), suffices=()),
+    Operation(
+        "weight_norm",
+        lambda: indexed.normed(parametrizations.weight_norm),
+        (3, 9),
+        (8,),
+        ("no norm to divide by",),
+        ("columns",),
+    ),
+    Operation(
+        "weight_norm_by_place",
+        lambda: indexed.normed(lambda layer: parametrizations.weight_norm(layer, dim=2)),
+        (3, 9),
+        (6, 8),
+        ("no norm to divide by",),
+        (),
+    ),
+    Operation("spectral_norm", lambda: indexed.normed(parametrizations.spectral_norm), (3, 9), (6, 8), suffices=()),
+)
+OPERATIONS = RECURRENT + INDEXED + COMPUTED + ATTENTION
 BY_NAME = {operation.name: operation for operation in OPERATIONS}
