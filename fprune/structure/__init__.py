@@ -6,10 +6,10 @@ from fprune.structure.compact import Compacted as Compacted
 from fprune.structure.compact import Surgery as Surgery
 from fprune.structure.compact import compact as compact
 from fprune.structure.decide import masked_units as masked_units
+from fprune.structure.families import Family as Family
+from fprune.structure.families import Slice as Slice
 from fprune.structure.flow import Barrier as Barrier
 from fprune.structure.flow import rule as rule
-from fprune.structure.trace import Family as Family
-from fprune.structure.trace import Slice as Slice
 from fprune.structure.trace import Structure as Structure
 from fprune.structure.trace import trace as trace
 from fprune.structure.verify import verify as verify

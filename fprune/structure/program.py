@@ -7,11 +7,12 @@ import numpy as np
 
 from fprune.structure import rewrites as _rewrites
 from fprune.structure.decide import Decision
+from fprune.structure.families import Family, Slice
 from fprune.structure.flow import Sink
 from fprune.structure.graph import Node, Ref
 from fprune.structure.labels import Ints
 from fprune.structure.rewrite import REWRITES, Cut, called
-from fprune.structure.trace import Family, Slice, Structure
+from fprune.structure.trace import Structure
 from fprune.structure.transfers.contraction import bias_name
 
 _ = _rewrites  # importing the package registers the rules

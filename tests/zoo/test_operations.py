@@ -12,7 +12,7 @@ import torch
 from fprune import Masks, Model, compact, inputs
 from fprune.errors import StructureError
 from fprune.structure import Structure, trace
-from fprune.structure.trace import Slice
+from fprune.structure.families import Slice
 from tests.zoo.case import answer, difference
 from tests.zoo.operations import BY_NAME, Operation
 
