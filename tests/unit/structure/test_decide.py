@@ -115,6 +115,21 @@ def test_a_shared_layer_folds_into_a_bias_of_its_own() -> None:
     assert len(done.report.folded) == 2
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_constant_behind_a_padded_average_is_no_constant(counted: bool) -> None:
+    """At the border the average takes in zeros, unless it does not count them."""
+    pool = nn.AvgPool2d(3, 1, padding=1, count_include_pad=counted)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid(), pool, nn.Conv2d(8, 2, 1))
+    done = compacted(net, {"0.weight": rows(8, 0, 3)}, 3, 6, 6)
+    assert done.report.style == "unchanged"
+
+
+def test_the_last_channel_stays_even_if_all_of_them_are_masked() -> None:
+    done = compacted(chain(), {"0.weight": torch.zeros(8, 1, 1, 1, dtype=torch.bool)}, 3, 6, 6)
+    assert dict(done.report.removed) == {"0.weight": 7} and done.model["2.weight"].shape[1] == 1
+    assert "1 kept: the last slice of a dimension stays" in str(done.report)
+
+
 def test_an_unread_channel_goes_whatever_it_holds() -> None:
     done = compacted(chain(bias=True), {"2.weight": kept(8, 4).view(1, -1, 1, 1)}, 3, 6, 6)
     assert dict(done.report.removed) == {"0.weight": 1}

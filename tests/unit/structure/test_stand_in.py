@@ -76,6 +76,17 @@ def test_every_group_has_its_own() -> None:
     assert done.model["2.weight"].shape == (4, 3, 3, 3)
 
 
+def test_groups_may_need_different_ones() -> None:
+    """Channel 0 is a constant in the first group and dead in the second, where channel 1 has to stand in."""
+    net = chain(nn.Conv2d(8, 4, 3, padding=1, groups=2))
+    net[1] = nn.ReLU()
+    with torch.no_grad():
+        net[0].bias.copy_(torch.tensor([2.0, 1.0, 1.0, 0.0, -1.0, 3.0, 1.0, 0.0]))
+    done = compacted(net, {"0.weight": rows(8, 0, 1, 2, 4, 5, 6)}, 3, 6, 6)
+    assert dict(done.report.removed) == {"0.weight": 1}
+    assert done.lineage.kept["2.weight"][1].tolist() == [0, 1, 3]
+
+
 def test_a_depthwise_convolution_has_nothing_to_stand_in() -> None:
     net = nn.Sequential(*chain(nn.Conv2d(8, 8, 3, padding=1, groups=8)), nn.Conv2d(8, 2, 1))
     done = compacted(net, {"0.weight": rows(8, 0, 3)}, 3, 6, 6)
