@@ -74,6 +74,11 @@ def attention(x: Tensor, key: Tensor, value: Tensor | None = None, **rest: Any) 
     return F.scaled_dot_product_attention(x, key, x if value is None else value.expand(2, *value.shape), **rest)
 
 
+def squares(x: Tensor) -> Tensor:
+    """The sum of squares over the positions, as a product."""
+    return torch.einsum("bcp,bcp->bc", x, x)
+
+
 def grouped_attention(x: Tensor) -> Tensor:
     """Two heads of keys and values, one of them 0, for four heads of queries."""
     heads = torch.stack([x[:, 0], torch.zeros_like(x[:, 0])], 1)
@@ -132,6 +137,7 @@ CASES = (
     Case("matmul by a vector", lambda x, w: x.mT @ w, extra=((6,),), complete=False),
     Case("vector by vector", lambda x, w: x[0] @ w, (6,), ((6,),), complete=False),
     Case("sum of what only repeats", lambda x, w: x[:, :3, :1].expand(2, 3, 4) @ w, extra=((4, 5),)),
+    Case("sum of what repeats in both", lambda x: squares(x[:, :, :1].expand(2, 6, 4))),
     Case("mm", torch.mm, (6,), ((6, 5),)),
     Case("mv", lambda x, w: torch.mv(x, w), (6,), ((6,),), complete=False),
     Case("dot", lambda x, w: torch.dot(x[0, :3], w), (6,), ((3,),), complete=False),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fprune import Masks, Model, compact, inputs
 from fprune.structure import trace, verify
 from fprune.structure.equations import equation
+from fprune.structure.expressions import Combined, Size, resized
 from tests.unit.structure.test_capture import Written
 from tests.zoo.attention import Added, Torch
 from tests.zoo.case import randomised
@@ -16,6 +17,7 @@ from tests.zoo.case import randomised
 
 def pruned(net: nn.Module, masks: dict[str, Tensor], *shape: int) -> Any:
     """Compact as a graph, checked with three samples where two were traced."""
+    torch.manual_seed(0)
     net = randomised(net, 1).double().eval()
     model, x = Model.from_module(net), torch.randn(2, *shape, dtype=torch.float64)
     done = compact(model, Masks(masks), trace(model, inputs(x)), style="graph")
@@ -89,14 +91,19 @@ def test_a_batch_that_is_found_by_dividing() -> None:
 
     def forward(self: Any, x: Tensor) -> Tensor:
         heads = self.a(x).unflatten(-1, (4, 3)).transpose(1, 2).flatten(0, 1)
-        joined = heads.view(heads.shape[0] // self.heads, self.heads, heads.shape[1], -1)
+        joined = heads.view(heads.shape[0] // 4, -1, heads.shape[1], 3)
         return self.b(joined.transpose(1, 2).flatten(2))
 
     net = Written(forward, a=nn.Linear(4, 12), b=nn.Linear(12, 2))
-    net.heads = 4
     gone = torch.arange(12) >= 3  # one head
     done = pruned(net, {"a.weight": gone[:, None], "a.bias": gone, "b.weight": gone[None]}, 5, 4)
     assert sum(done.report.removed.values()) == 1 and done.model["a.weight"].shape == (9, 4)
+
+
+def test_a_divided_size_is_divided_by_what_is_left() -> None:
+    """6 = 2 samples of 3 heads, where the code still says 4; 3 samples make 9."""
+    expression = Combined("//", Size(0, 0), 4)
+    assert resized(2, expression, lambda _: 6, lambda _: 9) == 3
 
 
 def test_what_a_model_rounds_is_forgiven() -> None:
