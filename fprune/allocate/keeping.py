@@ -35,8 +35,11 @@ def keep_class(structure: Structure, found: Sequence[Axis], before: Bools, remov
     demands = constraints(structure)
     balance = _Balance.of(demands.parts, found, before, removed)
     equations = [equation for equation in demands.equations if equation.parts.intersection(balance.room)]
-    while balance.sweep(equations):  # to close one gap may open another
-        pass
+    changed = True
+    while changed:  # to close one gap may open another
+        outcomes = [(equation, balance.closes(equation)) for equation in equations]
+        equations = [equation for equation, raised in outcomes if raised is not None]
+        changed = any(raised for _, raised in outcomes)
     for part, count in balance.back.items():
         gone = demands.parts[part][removed[demands.parts[part]] & ~before[demands.parts[part]]]
         best = np.argsort(scores[gone], kind="stable")[len(gone) - count :]
@@ -77,13 +80,8 @@ class _Balance:
             {part: [p for p, m in owner.items() if m == n] for part, n in owner.items()},
         )
 
-    def sweep(self, equations: Sequence[Constraint]) -> bool:
-        """Close one gap after the other; whether there was one."""
-        found = [self.closes(equation) for equation in equations]
-        return any(found)
-
-    def closes(self, equation: Constraint) -> bool:
-        """Raise counts until an equation holds; whether any had to be. Where nothing helps, nothing comes back."""
+    def closes(self, equation: Constraint) -> bool | None:
+        """Raise counts until an equation holds; whether any had to be. None, and nothing raised, if that is no help."""
         before = [dict(counts) for counts in (self.kept, self.room, self.back)]
         changed = False
         while gap := equation.gap(self.kept):
@@ -93,7 +91,7 @@ class _Balance:
                 for counts, old in zip((self.kept, self.room, self.back), before, strict=True):
                     counts.clear()
                     counts.update(old)
-                return False
+                return None
             self._raise(max(able, key=lambda p: (self.room[p] / self.sizes[p], -p)))
             changed = True
         return changed
