@@ -297,7 +297,9 @@ WRITES = (
 
 def apart(w_ih: Tensor, w_hh: Tensor) -> tuple[Tensor, Tensor]:
     """Weights under which the first and the last of 4 units read nothing but each other."""
-    rows = torch.tensor([0.0, 1, 1, 0]).repeat(len(w_ih) // 4)[:, None]
+    rows = torch.ones(len(w_ih) // 4, 4)  # of the gates, only the one that makes new content
+    rows[2 if len(rows) > 1 else 0] = torch.tensor([0.0, 1, 1, 0])
+    rows = rows.view(-1, 1)
     return w_ih * rows, (w_hh + 0.1) * (1 - torch.tensor([0.0, 1, 1, 0]) * (1 - rows))
 
 
