@@ -219,6 +219,13 @@ def a_standardised_weight(self: Odd, x: Tensor) -> Any:
 
 
 @odd(3, 8, 8)
+def a_weight_standardised_by_batch_norm(self: Odd, x: Tensor, made: Any = lambda: {"g": some(2)}) -> Any:
+    rows = self.b.weight.reshape(1, 2, -1)
+    w = F.batch_norm(rows, None, None, self.g, training=True, momentum=0.0).reshape_as(self.b.weight)
+    return F.conv2d(self.a(x).relu(), w, self.b.bias)
+
+
+@odd(3, 8, 8)
 def attention_over_positions(self: Odd, x: Tensor, made: Any = lambda: {"c": conv(2, 1)}) -> Any:
     y = self.a(x)
     both = torch.cat([y.mean(1, keepdim=True), y.amax(1, keepdim=True)], 1)

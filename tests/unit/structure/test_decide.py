@@ -130,6 +130,18 @@ def test_the_last_channel_stays_even_if_all_of_them_are_masked() -> None:
     assert "1 kept: the last slice of a dimension stays" in str(done.report)
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8)], ids=lambda norm: type(norm).__name__)
+def test_a_channel_that_only_the_statistics_see_stays(norm: nn.Module) -> None:
+    """Nothing reads it once its scale and shift are masked, but the mean and the variance take it in."""
+    net = nn.Sequential(nn.Linear(4, 8), norm, nn.Linear(8, 2))
+    affine = {f"1.{name}": kept(8, 2, 5) for name, _ in norm.named_parameters()}
+    done = compacted(net, affine, 4)
+    (why,) = done.report.refused.values()
+    assert done.report.style == "unchanged" and "2 kept: a value that is not 0 enters" in why and "_norm in 1" in why
+    done = compacted(net, {**affine, "0.weight": rows(8, 2, ndim=2), "0.bias": kept(8, 2)}, 4)
+    assert dict(done.report.removed) == {"0.weight": 1}
+
+
 def test_an_unread_channel_goes_whatever_it_holds() -> None:
     done = compacted(chain(bias=True), {"2.weight": kept(8, 4).view(1, -1, 1, 1)}, 3, 6, 6)
     assert dict(done.report.removed) == {"0.weight": 1}
