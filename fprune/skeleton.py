@@ -143,11 +143,12 @@ def _has_meta(value: object) -> bool:
 
 @contextmanager
 def _unchanged(module: nn.Module) -> Generator[None]:
-    """Undo what a forward pass assigns to attributes (`self.last = out`, `self.calls += 1`)."""
-    settings: list[dict[str, Any]] = []
+    """Undo what a forward pass assigns to attributes (`self.last = out`) or stores in them (`self.cache[n] = table`)."""
+    settings: list[dict[Any, Any]] = []
     for child in module.modules():
         own = vars(child)
         settings.extend((own, *(own[key] for key in _OWN)))
+        settings.extend(value for key, value in own.items() if type(value) is dict and not key.startswith("_"))
     before = [dict(values) for values in settings]
     try:
         yield

@@ -5,6 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from fprune.bools import any_along
 from fprune.structure.graph import Node, Shape
 from fprune.structure.known import Known
 from fprune.structure.transfers.registry import Bound, transfer
@@ -81,3 +82,11 @@ def masked_fill(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known | 
         return None
     held = torch.masked_fill(x.value, mask.value, value.value if isinstance(value, Known) else value)
     return Known.of(torch.where(mask.value, _taint(value, mask), x.taint), held, shapes[0])
+
+
+@transfer("index_add")
+def index_add(node: Node, bound: Bound, shapes: tuple[Shape, ...]) -> Known:
+    """Where every row that is added has a 0, nothing changes; which rows are hit is not asked."""
+    x, source = bound["self"], bound["source"]
+    added = any_along(source.taint | (source.value != 0), bound["dim"] % len(x.shape), keepdim=True)
+    return Known.of(x.taint | added, x.value, shapes[0])
