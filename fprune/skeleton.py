@@ -143,7 +143,7 @@ def _has_meta(value: object) -> bool:
 
 @contextmanager
 def _unchanged(module: nn.Module) -> Generator[None]:
-    """Undo what a forward pass assigns to attributes (`self.last = out`) or stores in them (`self.cache[n] = table`)."""
+    """Undo what a forward pass assigns to attributes (`self.last = out`) or items of them (`self.cache[n] = out`)."""
     settings: list[dict[Any, Any]] = []
     for child in module.modules():
         own = vars(child)

@@ -54,18 +54,17 @@ def as_graph(model: Model, graph: Graph, tensors: Mapping[str, Tensor]) -> Model
     return Model(net, Flat(params), Flat({**buffers, **made}), model.training)
 
 
-def as_submodule(net: nn.Module, path: str, graph: Graph, device: torch.device) -> fx.GraphModule:
-    """One module of a model as a graph that makes the calls of the program after surgery.
+def write_forward(net: nn.Module, path: str, graph: Graph, device: torch.device) -> None:
+    """Let one module of a model make the calls of the program after surgery, instead of what its code says.
+
+    The module keeps its parameters, its submodules and its attributes; its class becomes one of its own, derived from
+    the old, whose `forward` is generated.
 
     Args:
-        net: the model after surgery, on the meta device, its parameters in place.
+        net: the model after surgery, on the meta device, its parameters in place; changed.
         path: the module.
         graph: the whole program after surgery.
         device: where factories make their tensors.
-
-    Returns:
-        A module with the same parameters under the same names; tensors that it needs and the module did not register
-        are buffers of it.
 
     Raises:
         StructureError: the module uses values it is not given, returns something that a graph cannot build, branches
@@ -87,15 +86,14 @@ def as_submodule(net: nn.Module, path: str, graph: Graph, device: torch.device) 
         return found
 
     part, module = parts[0], net.get_submodule(path)
-    for index in part.tensors:
-        name(index)
-    held = {name: own[f"{prefix}{name}"] for name in local.values()}  # also those that no call reads, such as counters
+    held = {name(index): own[graph.tensors[index]] for index in part.tensors}
     made = _module(module, part, held, name, device, path)
-    there = named_tensors(made)
-    for path, tensor in held.items():
-        if path not in there:  # fx keeps only what its graph names
-            _put(made, path, tensor)
-    return _in_modes(made, module)
+    for constant, value in made.named_buffers(recurse=False):
+        if constant not in held:
+            module.register_buffer(constant, value)
+    kind = type(module)
+    kind = getattr(kind, "rewrites", kind)
+    module.__class__ = type(f"{kind.__name__}Graph", (kind,), {"forward": type(made).forward, "rewrites": kind})
 
 
 def _in_modes(net: fx.GraphModule, old: nn.Module) -> fx.GraphModule:
@@ -131,8 +129,9 @@ def _part(graph: Graph, number: int) -> Graph:
     if reads:
         raise StructureError(f"{call.path}: it reads values computed from its inputs ({reads[0]})")
     nodes = tuple(node for node in graph.nodes if node.call in inside)
+    given = set(refs(call.arguments))
     used = {index for node in nodes for index in node.inputs} | set(refs(call.returns))
-    there = {*refs(call.arguments), *graph.tensors, *graph.constants, *(index for node in nodes for index in node.outs)}
+    there = {*given, *graph.tensors, *graph.constants, *(index for node in nodes for index in node.outs)}
     # what nobody uses was left out of the program
     returns = rebuilt(call.returns, lambda x: None if isinstance(x, Ref) and x.index not in there else x)
     if any(isinstance(x, Tensor) for x in entries(returns)):
@@ -141,7 +140,7 @@ def _part(graph: Graph, number: int) -> Graph:
         graph,
         nodes=nodes,
         inputs=tuple(refs(call.arguments)),
-        tensors={index: name for index, name in graph.tensors.items() if index in used},
+        tensors={index: name for index, name in graph.tensors.items() if index in used and index not in given},
         constants={index: value for index, value in graph.constants.items() if index in used},
         outputs=tuple(refs(returns)),
         returns=returns,

@@ -14,7 +14,7 @@ from fprune.errors import StructureError
 from fprune.intake import copied
 from fprune.model import Model
 from fprune.structure.attention import PrunedMultiheadAttention
-from fprune.structure.compact_graph import as_submodule
+from fprune.structure.compact_graph import write_forward
 from fprune.structure.expressions import Attribute
 from fprune.structure.ghost import GhostGroupNorm, GhostLayerNorm, GhostRMSNorm
 from fprune.structure.graph import Graph, Node
@@ -106,18 +106,19 @@ def _rebuilt(model: Model, graph: Graph, inner: Graph, tensors: Mapping[str, Ten
     for node in graph.nodes:
         calls.setdefault(node.module, []).append(node)
     for path, module in modules.items():
-        if not _within(path, apart):
+        try:
             fit(net, path, module, calls.get(path, []), graph)
+        except Unfit:
+            if not _within(path, apart):
+                raise
     for where, size in graph.attributes.items():
         if not _within(where.path, apart):
             write(modules[where.path], where, size)
     for path in apart:
         try:
-            part = as_submodule(net, path, inner, model.device)
+            write_forward(net, path, inner, model.device)
         except StructureError as error:
             raise Unfit(error, {_caller(graph, path)}) from error
-        for alias in [other for other, module in modules.items() if module is modules[path]]:
-            net.set_submodule(alias, part)
     constants = {name: value for name, value in named_tensors(net).items() if not value.is_meta}
     for module in net.modules():
         _forget(module)
