@@ -9,6 +9,7 @@ from torch import Tensor
 from fprune import Masks, Model, compact
 from fprune.structure import Structure, bisimulate, masked_units, trace
 from tests.zoo.case import answer, difference
+from tests.zoo.drawn import Op
 from tests.zoo.drawn_tokens import TOKENS, VOCABULARY, DrawnTokens, Program, programs
 
 SHARES = st.sampled_from((0.12, 0.5, 0.75))
@@ -100,3 +101,19 @@ def test_many_more(program: Program, seed: int, share: float, draws: int):
     model, structure = made(program, seed)
     for masks in (of_units(model, structure, share, None, draws), at_random(model, share, draws)):
         check(program, model, structure, masks)
+
+
+@pytest.mark.parametrize("by_hand", [0, 1])
+def test_what_queries_and_keys_share_goes_only_as_a_whole(by_hand: int):
+    """Places in a head of queries and keys: gone when the keys are 0 there, kept while neither side is."""
+    program = Program((Op("linear", (0,), (8, 1)), Op("attention", (1, 1), (2, 2, by_hand, 0))), False)
+    model = Model.from_module(DrawnTokens(program, 0))
+    structure = trace(model, (tokens(program, 2, 0),))
+    q, k = "parts.1.q.weight", "parts.1.k.weight"
+    values = structure.family_of("parts.1.v.weight")
+    shared = [family for family in structure.family_of(k) if family not in values]
+    assert [len(family) for family in shared] == [4]
+    assert any(family in shared for family in structure.family_of(q))
+    rows = torch.tensor([True, False, True, True] * 2)[:, None]
+    assert check(program, model, structure, Masks({k: rows})) == (1, 0)
+    assert check(program, model, structure, Masks({q: rows})) == (0, 1), "its bias is left"
