@@ -37,6 +37,9 @@ _BRANCHES = frozenset({"is_nonzero", "equal", "allclose"})
 _SELECTS = frozenset(
     "nonzero nonzero_numpy argwhere masked_select _unique2 unique_dim unique_consecutive bincount".split()
 )
+_SIZED = frozenset(
+    "view reshape _unsafe_view unflatten expand broadcast_to zeros ones full empty new_zeros new_ones new_full".split()
+)
 _ITEMS = frozenset({"_local_scalar_dense", "item"})
 _READS_DATA = frozenset({*_ITEMS, *_BRANCHES, *_SELECTS})
 
@@ -170,7 +173,7 @@ class Recording(TorchDispatchMode):
         single, path = isinstance(out, Tensor), self._calls[call].path
         node = Node(func, plain, ref_args, ref_kwargs, bound, outs, single, path, site, sourced, call)
         self.nodes.append(node)
-        self.hidden |= self._watch.hides and any(type(value) is list and value for value in bound.values())
+        self.hidden |= self._watch.hides and plain in _SIZED
         if inplace and torch.Tag.inplace_view not in func.tags:
             self._overwrite(tensors[0], ref_args[0], node)
         return out
