@@ -47,8 +47,8 @@ class Surgery:
         difference: the largest difference of any output from the masked model's, relative to the output's largest
             entry.
         trials: on which inputs, and in which precision, the two were compared.
-        replaced: in style `"module"`, the modules whose own code could not hold the new sizes: each is now a
-            `torch.fx.GraphModule` that makes the same calls on the same parameters.
+        replaced: in style `"module"`, the modules whose own code could not hold the new sizes: the `forward` of each is
+            now generated, and makes the calls of the program on the same parameters.
         hooks: hooks of modules that a graph has taken the place of; what they did to values is part of the graph.
     """
 
