@@ -120,8 +120,6 @@ def _rebuilt(model: Model, graph: Graph, inner: Graph, tensors: Mapping[str, Ten
         except StructureError as error:
             raise Unfit(error, {_caller(graph, path)}) from error
     constants = {name: value for name, value in named_tensors(net).items() if not value.is_meta}
-    for module in net.modules():
-        _forget(module)
     for name, value in constants.items():
         owner, _, leaf = name.rpartition(".")
         net.get_submodule(owner).register_buffer(leaf, torch.empty_like(value, device="meta"))
@@ -138,13 +136,6 @@ def _caller(graph: Graph, path: str) -> str:
     """The module whose code calls another; for one that is never called, the module it is part of."""
     parents = [graph.calls[call.parent].path for call in graph.calls if call.path == path and call.parent >= 0]
     return parents[0] if parents else path.rpartition(".")[0]
-
-
-def _forget(module: nn.Module) -> None:
-    """Empty what a module keeps in plain dicts of tensors: caches of tables whose sizes may have changed."""
-    for key, value in vars(module).items():
-        if type(value) is dict and not key.startswith("_") and any(isinstance(x, Tensor) for x in value.values()):
-            value.clear()
 
 
 def _within(path: str, apart: Collection[str]) -> bool:

@@ -173,3 +173,68 @@ def test_hidden_reads_of_the_batch() -> None:
     masked, done = model.replace(masks.apply(model)), compact(model, masks, structure, style="graph")
     y = torch.randn(7, 5, 3).double()
     torch.testing.assert_close(done.model(y), masked(y), rtol=1e-12, atol=1e-12)
+
+
+class Cached(nn.Module):
+    """Keeps a table that it computes from its parameters, as relative positions are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bias, self.cache = nn.Linear(8, 8), nn.Parameter(torch.randn(8)), dict[str, Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "bias" not in self.cache:
+            self.cache["bias"] = self.bias * 2
+        return self.a(x) * self.cache["bias"]
+
+
+def test_caches_are_made_anew() -> None:
+    torch.manual_seed(0)
+    model, x = Model.from_module(Around(Cached()).double()), torch.randn(2, 6).double()
+    masks = masked_units(model, structure := trace(model, inputs(x)), lambda n: slice(n // 2))
+    done, masked = compact(model, masks, structure), model.replace(masks.apply(model))
+    assert sum(done.report.removed.values()) > 0 and done.report.replaced == ()
+    torch.testing.assert_close(done.model(x), masked(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_call_leaves_no_entry_in_a_cache() -> None:
+    model, x = Model.from_module(Cached()), torch.randn(2, 8)
+    first = model(x)
+    doubled = model.replace({"bias": model["bias"] * 2})
+    torch.testing.assert_close(doubled(x), first * 2)
+
+
+class Listed(nn.Module):
+    """Blocks in a list, which is never called itself; each is given a table that belongs to the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(8))
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.blocks = nn.ModuleList(Given() for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x, self.table) / block.divisor
+        return self.last(x)
+
+
+class Given(nn.Module):
+    """Scales by a table it is given, and by its width; the code around it reads an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.divisor = nn.Linear(8, 8), 3.0
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return self.a(x * table) / float(x.shape[-1])
+
+
+def test_what_a_module_is_given_and_what_is_read_of_it() -> None:
+    torch.manual_seed(0)
+    model, x = Model.from_module(Listed().double()), torch.randn(2, 6).double()
+    masks = masked_units(model, structure := trace(model, inputs(x)), lambda n: slice(n // 2))
+    done, masked = compact(model, masks, structure, style="module"), model.replace(masks.apply(model))
+    assert done.report.replaced == ("blocks.0", "blocks.1")
+    torch.testing.assert_close(done.model(x), masked(x), rtol=1e-12, atol=1e-12)
