@@ -1,5 +1,8 @@
 """Multi-head attention whose heads are fewer or narrower than its embedding."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -80,8 +83,8 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         if old.bias_k is not None or old.add_zero_attn:
             raise StructureError("attention with add_bias_kv or add_zero_attn")
         embed_dim, width = old.out_proj.weight.shape
-        apart = [old.q_proj_weight, old.k_proj_weight, old.v_proj_weight]
-        _, kdim, vdim = ((old.in_proj_weight if weight is None else weight).shape[1] for weight in apart)
+        held = dict(old.named_parameters(recurse=False))
+        kdim, vdim = (held.get(name, old.in_proj_weight).shape[1] for name in ("k_proj_weight", "v_proj_weight"))
         with torch.device("meta"):
             new = PrunedMultiheadAttention(
                 embed_dim,
@@ -89,14 +92,14 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
                 head_dim,
                 scale=scale,
                 dropout=old.dropout,
-                bias=old.in_proj_bias is not None,
+                bias="in_proj_bias" in held,
                 kdim=kdim,
                 vdim=vdim,
                 batch_first=old.batch_first,
             )
-        for name, parameter in old.named_parameters(recurse=False):
+        for name, parameter in held.items():
             new.register_parameter(name, parameter)
-        new.out_proj = old.out_proj
+        new.add_module("out_proj", old.out_proj)
         return new.train(old.training)
 
     def forward(
@@ -143,16 +146,13 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         return (out, found) if batched else (out.squeeze(0), None if found is None else found.squeeze(0))
 
     def _projections(self) -> list[tuple[Tensor, Tensor | None]]:
-        weights = (
-            [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
-            if self.in_proj_weight is None
-            else self.in_proj_weight.chunk(3)
-        )
-        biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        packed, bias = cast("tuple[Tensor | None, Tensor | None]", (self.in_proj_weight, self.in_proj_bias))
+        weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight] if packed is None else packed.chunk(3)
+        biases: Sequence[Tensor | None] = [None] * 3 if bias is None else bias.chunk(3)
         return list(zip(weights, biases, strict=True))
 
     def _heads(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return F.linear(x, weight, bias).view(*x.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
 
     def extra_repr(self) -> str:
         """The sizes."""

@@ -7,11 +7,11 @@ arithmetic: some 40 ms for a ResNet-18. A model that cannot run without data is 
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import torch
@@ -22,9 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fprune.equality import named_modules, named_tensors
 from fprune.errors import FpruneError, ModelError, StructureError
 from fprune.inputs import Inputs
-from fprune.structure.arguments import listed, rebuilt
+from fprune.structure.arguments import listed
 from fprune.structure.expressions import Attribute, sizes_in
 from fprune.structure.graph import Call, Graph, Node, Read, Ref, refs
+from fprune.structure.numbering import NeedsData, Numbering
 from fprune.structure.operators import bind, is_inplace, overwritten
 from fprune.structure.outputs import positions
 from fprune.structure.overlap import overlap
@@ -44,10 +45,6 @@ _ITEMS = frozenset({"_local_scalar_dense", "item"})
 _READS_DATA = frozenset({*_ITEMS, *_BRANCHES, *_SELECTS})
 
 
-class NeedsData(Exception):
-    """The meta device cannot run this model; carries the reason."""
-
-
 def tensors_mapped(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """Arguments with each tensor replaced."""
     return pytree.tree_map_only(Tensor, fn, tree)
@@ -64,22 +61,22 @@ class Recording(TorchDispatchMode):
     def __init__(self) -> None:
         """Nothing recorded yet."""
         super().__init__()
-        self._numbers: dict[int, int] = {}  # id(tensor) -> value
-        self._alive: list[Any] = []  # keeps ids unique while recording
-        self._sharing: dict[int, dict[int, Tensor]] = {}  # storage -> tensors over it
+        self.values = Numbering()
         self._calls: list[Call] = []
         self._running: list[int] = []  # numbers of calls, the innermost last
         self._reads: dict[Read, None] = {}
         self._attributes: dict[Attribute, int] = {}
         self._from_input: set[int] = set()
-        self.shapes: list[tuple[int, ...]] = []
         self.nodes: list[Node] = []
-        self.constants: dict[int, Tensor] = {}
-        self.hidden = False  # whether sizes were computed out of sight, in functions of torch written in Python
+        self._unseen: list[Node] = []  # calls with sizes computed out of sight, in functions of torch in Python
         self._dynamic: set[int] = set()  # values whose size depends on the inputs
         self._watch = Watch(self._measured)
         self._tensors: dict[int, str] = {}
-        self._masks: set[int] = set()
+
+    @property
+    def hidden(self) -> bool:
+        """Whether sizes were computed out of sight, in functions of torch written in Python."""
+        return bool(self._unseen)
 
     def run(self, net: nn.Module, original: nn.Module, inputs: Inputs, device: torch.device) -> Graph:
         """Run a private module once and keep what it did.
@@ -93,16 +90,16 @@ class Recording(TorchDispatchMode):
         self._attributes.update(trace_attributes(net, original))
         paths = {id(module): path for path, module in reversed(named_modules(net))}
         for name, tensor in sorted(named_tensors(net).items(), key=lambda item: item[0]):
-            if id(tensor) not in self._numbers:
-                self._tensors[self._number(tensor)] = name
+            if self.values.find(tensor) is None:
+                self._tensors[self.values.number(tensor)] = name
         flat, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
         flat = [torch.empty_like(x, device=device) if _meta(x, device) else x for x in flat]
-        given = [self._number(x) for x in flat if isinstance(x, Tensor)]
+        given = [self.values.number(x) for x in flat if isinstance(x, Tensor)]
         self._from_input.update(given)
-        arguments = pytree.tree_unflatten([self._ref(x) for x in flat], spec)
+        arguments = pytree.tree_unflatten([self.values.ref(x) for x in flat], spec)
         args, kwargs = pytree.tree_unflatten(flat, spec)
         if device.type != "meta":
-            args, kwargs = pytree.tree_map_only(Tensor, lambda x: self._same(x, x.clone()), (args, kwargs))
+            args, kwargs = pytree.tree_map_only(Tensor, lambda x: self.values.same(x, x.clone()), (args, kwargs))
         try:
             with self._followed(net, paths), torch.inference_mode(), torch.device(device), self._watch, self:
                 returned = net(*args, **kwargs)
@@ -120,7 +117,7 @@ class Recording(TorchDispatchMode):
                 hint="pass example_inputs that the model accepts: a tuple of positional arguments or a dict",
             ) from error
         leaves, out_spec = pytree.tree_flatten(returned)
-        refs = [self._ref(x) for x in leaves]
+        refs = [self.values.ref(x) for x in leaves]
         outputs = [x.index for x in refs if isinstance(x, Ref)]
         hidden = [
             type(x).__name__ for x in leaves if not isinstance(x, (Tensor, str, int, float, bool, complex, type(None)))
@@ -141,7 +138,7 @@ class Recording(TorchDispatchMode):
         del types
         kwargs = kwargs or {}
         name: str = func._schema.name.split("::")[1]
-        read = tuple(refs((ref_args := self._refs(args), ref_kwargs := self._refs(kwargs))))
+        read = tuple(refs((ref_args := self.values.refs(args), ref_kwargs := self.values.refs(kwargs))))
         depends = any(index in self._from_input for index in read)
         picked = name == "index" and self._picks(args[1])
         if name in _READS_DATA or picked:
@@ -162,7 +159,7 @@ class Recording(TorchDispatchMode):
             return out
         inplace = is_inplace(func)
         site, call = _site(), self._running[-1]
-        outs = tuple(self._number(x, rebind=True) for x in tensors)
+        outs = tuple(self.values.number(x, rebind=True) for x in tensors)
         if depends:
             self._from_input.update(outs)
         if (depends and (name in _SELECTS or picked)) or any(index in self._dynamic for index in read):
@@ -173,7 +170,8 @@ class Recording(TorchDispatchMode):
         single, path = isinstance(out, Tensor), self._calls[call].path
         node = Node(func, plain, ref_args, ref_kwargs, bound, outs, single, path, site, sourced, call)
         self.nodes.append(node)
-        self.hidden |= self._watch.hides and plain in _SIZED
+        if self._watch.hides and plain in _SIZED:
+            self._unseen.append(node)
         if inplace and torch.Tag.inplace_view not in func.tags:
             self._overwrite(tensors[0], ref_args[0], node)
         return out
@@ -185,24 +183,24 @@ class Recording(TorchDispatchMode):
 
     def _measured(self, tensor: Tensor) -> int | None:
         """The number of a tensor whose size is asked for; a size that depends on the inputs is a number read."""
-        number = self._numbers.get(id(tensor))
+        number = self.values.find(tensor)
         if number in self._dynamic:
             self._read("size", number=True)
         return number
 
     def _read(self, operator: str, *, number: bool) -> None:
         """Note a look at data; an index that torch itself looks up goes into the next call and no further."""
-        now, inner = len(self.shapes), operator in _ITEMS and not self._watch.hands_over
+        now, inner = len(self.values.shapes), operator in _ITEMS and not self._watch.hands_over
         until = now + 1 if inner else math.inf
         self._reads[Read(operator, _site(), self._running[-1], now, number, until)] = None
 
     def _picks(self, indices: Any) -> bool:
         """Whether a mask computed from the inputs says how many entries there are."""
         masks = [i for i in indices if isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)]
-        return any(self._numbers.get(id(mask)) in self._from_input for mask in masks)
+        return any(self.values.find(mask) in self._from_input for mask in masks)
 
     @contextmanager
-    def _followed(self, net: nn.Module, paths: Mapping[int, str]) -> Iterator[None]:
+    def _followed(self, net: nn.Module, paths: Mapping[int, str]) -> Generator[None]:
         """Note every module call of the private module; a module without a path of its own counts as its caller."""
 
         def entered(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -226,54 +224,23 @@ class Recording(TorchDispatchMode):
 
     def _seen(self, tree: Any) -> Any:
         """Arguments with the tensors that have a number replaced by it."""
-        return pytree.tree_map_only(
-            Tensor, lambda x: Ref(n) if (n := self._numbers.get(id(x))) is not None else x, tree
-        )
+        return pytree.tree_map_only(Tensor, lambda x: Ref(n) if (n := self.values.find(x)) is not None else x, tree)
 
     def _overwrite(self, written: Tensor, before: Ref, by: Node) -> None:
         """Every other tensor over the same memory has changed too: give it a new number."""
-        number = self._numbers[id(written)]
-        for other in list(self._sharing.get(_storage(written), {}).values()):
+        number = self.values.number(written)
+        for other in self.values.sharing(written):
             meets = overlap(other, written)
             if other is written or (meets is not None and meets.apart):
                 continue
-            args: tuple[Any, ...] = (Ref(self._numbers[id(other)]), before, Ref(number), meets)
-            fresh = self._number(other, rebind=True)
+            args: tuple[Any, ...] = (Ref(self.values.number(other)), before, Ref(number), meets)
+            fresh = self.values.number(other, rebind=True)
             bound: dict[str, Any] = {"value": args[0], "before": before, "written": args[2], "overlap": meets}
             self.nodes.append(
                 Node(overwritten, "overwritten", args, {}, bound, (fresh,), True, by.module, by.site, call=by.call)
             )
             if number in self._from_input:
                 self._from_input.add(fresh)
-
-    def _number(self, tensor: Tensor, *, rebind: bool = False) -> int:
-        if not rebind and id(tensor) in self._numbers:
-            return self._numbers[id(tensor)]
-        number = len(self.shapes)
-        self.shapes.append(tuple(tensor.shape))
-        if tensor.dtype in (torch.bool, torch.uint8):
-            self._masks.add(number)
-        self._same(tensor, tensor, number)
-        return number
-
-    def _same(self, tensor: Tensor, twin: Tensor, number: int | None = None) -> Tensor:
-        """Let `twin` stand for `tensor`."""
-        self._numbers[id(twin)] = self._numbers[id(tensor)] if number is None else number
-        self._alive.append(twin)
-        self._sharing.setdefault(_storage(twin), {})[id(twin)] = twin
-        return twin
-
-    def _ref(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) not in self._numbers:  # a tensor the model keeps outside parameters and buffers
-            if value.is_meta and value.numel():
-                raise NeedsData("a constant made on the meta device has no values")
-            self.constants[self._number(value)] = value
-        return Ref(self._numbers[id(value)])
-
-    def _refs(self, tree: Any) -> Any:
-        return rebuilt(tree, self._ref)
 
     def _graph(
         self,
@@ -292,15 +259,15 @@ class Recording(TorchDispatchMode):
                 needed.update(node.inputs, *({size.value for size in sizes_in(e)} for e in read))
         return Graph(
             tuple(reversed(nodes)),
-            tuple(self.shapes),
+            tuple(self.values.shapes),
             inputs,
             {number: name for number, name in self._tensors.items() if number in needed},
-            {number: tensor for number, tensor in self.constants.items() if number in needed},
+            {number: tensor for number, tensor in self.values.constants.items() if number in needed},
             outputs,
             returns,
             arguments,
             preserved,
-            frozenset(self._masks & needed),
+            frozenset(self.values.masks & needed),
             tuple(self._calls),
             tuple(self._reads),
             self._attributes,
@@ -317,10 +284,6 @@ def _sourced(bound: Mapping[str, Any], given: Given) -> dict[str, tuple[Any, ...
 
 def _meta(value: Any, device: torch.device) -> bool:
     return isinstance(value, Tensor) and device.type == "meta"
-
-
-def _storage(tensor: Tensor) -> int:
-    return cast("Any", tensor.untyped_storage())._cdata  # data_ptr() is 0 on the meta device
 
 
 def _site() -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -93,7 +94,8 @@ def write_forward(net: nn.Module, path: str, graph: Graph, device: torch.device)
             module.register_buffer(constant, value)
     kind = type(module)
     kind = getattr(kind, "rewrites", kind)
-    module.__class__ = type(f"{kind.__name__}Graph", (kind,), {"forward": type(made).forward, "rewrites": kind})
+    derived: Any = type(f"{kind.__name__}Graph", (kind,), {"forward": type(made).forward, "rewrites": kind})
+    module.__class__ = derived
 
 
 def _in_modes(net: fx.GraphModule, old: nn.Module) -> fx.GraphModule:

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fprune.equality import named_modules
 from fprune.errors import ModelError
 from fprune.inputs import Inputs
 from fprune.model import Model
 from fprune.structure.arguments import entries
-from fprune.structure.capture import NeedsData, Recording
+from fprune.structure.capture import Recording
 from fprune.structure.graph import Graph, Node, Ref
+from fprune.structure.numbering import NeedsData
 
 
 def differing(model: Model, expected: Graph, inputs: Inputs, apart: Collection[str]) -> set[str]:
@@ -37,7 +39,7 @@ def differing(model: Model, expected: Graph, inputs: Inputs, apart: Collection[s
     for path, nodes in _by_module(expected.nodes).items():
         if path in apart or any(path.startswith(f"{other}.") for other in apart):
             continue
-        modules = dict(model.skeleton.named_modules())
+        modules = dict(named_modules(model.skeleton))
         if path in modules and type(modules[path]).__module__.startswith("fprune."):
             continue  # makes other calls to the same end
         rest = iter(made.get(path, []))
@@ -83,14 +85,14 @@ def _same_kind(a: Node, b: Node) -> bool:
 
 def _same(a: Node, graph: Graph, b: Node, recording: Recording) -> bool:
     """Whether two calls make values of the same shapes from the same numbers and constants."""
-    if [graph.shapes[index] for index in a.outs] != [recording.shapes[index] for index in b.outs]:
+    if [graph.shapes[index] for index in a.outs] != [recording.values.shapes[index] for index in b.outs]:
         return False
     if a.name in _ALIKE:
         return True
     numbers = [list(_numbers(node)) for node in (a, b)]
     constants = [
         [held[index] for index in node.inputs if index in held]
-        for node, held in ((a, graph.constants), (b, recording.constants))
+        for node, held in ((a, graph.constants), (b, recording.values.constants))
     ]
     same = len(constants[0]) == len(constants[1]) and all(map(_equal, *constants))
     return numbers[0] == numbers[1] and same

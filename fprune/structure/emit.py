@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
+from itertools import count
 from typing import Any, cast
 
 import torch
@@ -51,7 +52,7 @@ class Emitter:
         self._tensor, self._device = tensor, device
         self._out = fx.Graph()
         self._env: dict[int, Any] = {}
-        self._made = 0
+        self._constants = count(1)
         self._training: dict[str, fx.Node] = {}
         self._sizes: dict[Size, fx.Node] = {}
 
@@ -83,9 +84,9 @@ class Emitter:
         return self._out.call_function(getitem, (node, key))
 
     def _constant(self, tensor: Tensor) -> fx.Node:
-        self._made += 1
-        self._root.register_buffer(f"constant_{self._made}", tensor.to(self._device))
-        return self._out.create_node("get_attr", f"constant_{self._made}")
+        name = f"constant_{next(self._constants)}"
+        self._root.register_buffer(name, tensor.to(self._device))
+        return self._out.create_node("get_attr", name)
 
     def _call(self, node: Node) -> None:
         if node.op is overwritten:  # the emitted in-place call has already changed it
@@ -138,11 +139,10 @@ class Emitter:
         return self._product(rest, [self._written(size) for size in sizes])
 
     def _product(self, n: int, sizes: list[Any]) -> Any:
-        if sizes and n == 1:
-            n = sizes.pop()
+        product: Any = sizes.pop() if sizes and n == 1 else n
         for size in sizes:
-            n = self._out.call_function(_FUNCTIONS["*"], (size, n))
-        return n
+            product = self._out.call_function(_FUNCTIONS["*"], (size, product))
+        return product
 
     def _present(self, leaf: Attribute | Size) -> int:
         return present(self._graph, leaf)

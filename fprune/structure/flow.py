@@ -186,7 +186,7 @@ class Flow:
         operands = [self.values[index] for index in node.inputs]
         found: Any = None  # as many values as the call makes
         if "dim" in node.bound and self.graph.unsure(node):
-            taken = [dims[node.bound["dim"]] for dims in operands if dims]
+            taken: list[Ints] = [dims[node.bound["dim"]] for dims in operands if dims]
             self.freeze(taken, node, "it cuts this dimension by numbers that may have been computed from the inputs")
         if handler is not None:
             found = handler(self, node, **node.bound)

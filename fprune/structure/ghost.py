@@ -90,6 +90,15 @@ def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None, dim: int) -> 
 class GhostLayerNorm(nn.Module):
     """A layer norm that keeps the statistics of its original width after zero channels were removed.
 
+    With the mean m and the variance v over all N = `width` channels, those that are not stored being zero:
+
+        y_c = (x_c - m) / sqrt(v + eps) weight_c + bias_c
+
+    Examples:
+        >>> norm = GhostLayerNorm(None, None, width=4, eps=0.0)
+        >>> norm(torch.tensor([1.0, 3.0]))  # as (1, 3, 0, 0): mean 1, variance 1.5
+        tensor([0.0000, 1.6330])
+
     Args:
         weight: scale of the stored channels, or None.
         bias: shift of the stored channels, or None.
@@ -118,7 +127,13 @@ class GhostLayerNorm(nn.Module):
 
 
 class GhostGroupNorm(GhostLayerNorm):
-    """A group norm with one group that keeps the statistics of its original width."""
+    """A group norm with one group that keeps the statistics of its original width.
+
+    Examples:
+        >>> norm = GhostGroupNorm(None, None, width=4, eps=0.0)
+        >>> norm(torch.tensor([[[1.0], [3.0]]])).flatten()  # as channels 1, 3, 0, 0
+        tensor([0.0000, 1.6330])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise all dimensions but the first."""
@@ -126,7 +141,15 @@ class GhostGroupNorm(GhostLayerNorm):
 
 
 class GhostRMSNorm(GhostLayerNorm):
-    """An RMS norm that keeps the statistics of its original width."""
+    """An RMS norm that keeps the statistics of its original width.
+
+        y_c = x_c / sqrt(sum_c x_c^2 / width + eps) weight_c
+
+    Examples:
+        >>> norm = GhostRMSNorm(None, None, width=4, eps=0.0)
+        >>> norm(torch.tensor([2.0, 4.0]))  # as (2, 4, 0, 0): mean square 5
+        tensor([0.8944, 1.7889])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""

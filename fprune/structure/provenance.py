@@ -106,7 +106,7 @@ def trace_attributes(net: nn.Module, original: nn.Module) -> dict[Attribute, int
                 put(module, key, _traced(value, mark, path, key))
             elif value is not vars(twin).get(key) and id(value) not in seen and _is_record(value):
                 seen.add(id(value))
-                fields = vars(value)
+                fields = cast("dict[str, Any]", vars(value))
                 fields.update({k: mark(v, path, key, k) for k, v in fields.items()})
     return found
 

@@ -10,9 +10,10 @@ from fprune.errors import FpruneError
 from fprune.inputs import Inputs
 from fprune.model import Model
 from fprune.structure.arguments import listed
-from fprune.structure.capture import NeedsData, Recording, tensors_mapped
+from fprune.structure.capture import Recording, tensors_mapped
 from fprune.structure.expressions import Combined, Expression, Size
 from fprune.structure.graph import Graph, Node
+from fprune.structure.numbering import NeedsData
 from fprune.tree import Flat
 
 

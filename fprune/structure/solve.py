@@ -90,7 +90,9 @@ def _required(was: Node, node: Node, name: str, value: Any, graph: Graph) -> lis
 
 def _same_end(node: Node, a: Any, b: Any, graph: Graph) -> bool:
     """Whether two ends of a slice are the same place: beyond the last index they are."""
-    size = graph.shapes[node.bound["self"].index][node.bound["dim"]]
+    self: Ref = node.bound["self"]
+    dim: int = node.bound["dim"]
+    size = graph.shapes[self.index][dim]
     return isinstance(a, int) and isinstance(b, int) and slice(a).indices(size) == slice(b).indices(size)
 
 

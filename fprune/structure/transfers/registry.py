@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ from fprune.structure.wide import is_view, widened
 Bound: TypeAlias = Mapping[str, Any]
 Transfer: TypeAlias = Callable[[Node, Bound, tuple[Shape, ...]], "Known | list[Known] | None"]
 TRANSFER: dict[str, Transfer] = {}
+_T = TypeVar("_T", bound=Transfer)
 
 
-def transfer(*names: str) -> Callable[[Transfer], Transfer]:
+def transfer(*names: str) -> Callable[[_T], _T]:
     """Register how constants pass through operators; `None` means the whole result depends on the input."""
 
-    def register(fn: Transfer) -> Transfer:
+    def register(fn: _T) -> _T:
         TRANSFER.update(dict.fromkeys(names, fn))
         return fn
 
