@@ -29,6 +29,10 @@ _UNSET = frozenset("empty new_empty empty_like empty_strided new_empty_strided".
 """What these operators return is whatever was in memory."""
 
 
+CLOSE = 1e-9
+"""The largest relative difference in float64 that counts as rounding."""
+
+
 @attrs.frozen
 class Divergence:
     """A call whose results are not the kept part of what the masked program computes there.
@@ -53,7 +57,13 @@ class Divergence:
 
 
 def bisimulate(
-    model: Model, masks: Masks, structure: Structure, inputs: object = None, *, tolerance: float = 1e-9
+    model: Model,
+    masks: Masks,
+    structure: Structure,
+    inputs: object = None,
+    *,
+    tolerance: float = CLOSE,
+    decided: bool = False,
 ) -> tuple[Divergence, ...]:
     """Compare the program before and after a compaction value by value, in float64.
 
@@ -75,6 +85,8 @@ def bisimulate(
         structure: its couplings.
         inputs: what to run on; the example inputs of the structure if left out.
         tolerance: the largest difference to pass over, relative to the call's largest result or argument.
+        decided: whether orders and choices are taken over from the masked model: where two scores are equal, rounding
+            decides which comes first.
 
     Returns:
         The calls that differ, in order; empty when the compaction is exact.
@@ -84,13 +96,32 @@ def bisimulate(
         operation = planned(masked, masks, structure)
         tensors = tensors_after(masked, operation)
     trial = Trial("node by node", Inputs.of(inputs) or structure.inputs, wide=True)
-    return tuple(divergences(operation.cut, operation.structure.graph, masked, tensors, trial, tolerance))
+    found = divergences(operation.cut, operation.structure.graph, masked, tensors, trial, tolerance, decided=decided)
+    return tuple(found)
 
 
 def divergences(
-    cut: Cut, new: Graph, masked: Model, tensors: Mapping[str, Tensor], trial: Trial, tolerance: float = 1e-9
+    cut: Cut,
+    new: Graph,
+    masked: Model,
+    tensors: Mapping[str, Tensor],
+    trial: Trial,
+    tolerance: float = CLOSE,
+    *,
+    decided: bool = False,
 ) -> Iterator[Divergence]:
-    """The calls at which the program after surgery parts from the masked one, in order; ends where a call fails."""
+    """The calls at which the program after surgery parts from the masked one, in order; ends where a call fails.
+
+    Args:
+        cut: what stays.
+        new: the program after surgery.
+        masked: the masked model.
+        tensors: parameters and buffers after surgery.
+        trial: what to run on.
+        tolerance: the largest difference to pass over.
+        decided: whether orders and choices are taken over from the masked program: where two scores are equal, rounding
+            decides which comes first, and everything after it looks different.
+    """
     old = cut.structure.graph
     before = _Machine(old, masked.params.merged(masked.buffers), trial, masked.device)
     after = _Machine(new, tensors, trial, masked.device)
@@ -104,6 +135,8 @@ def divergences(
             except Exception as error:
                 yield _divergence(node, float("inf"), f"{type(error).__name__}: {error}")
                 return
+            if decided:
+                after.adopt(cut, node, before)
             gap = max((_gap(cut, node, index, before, after) for index in node.outs), default=0.0)
             if not gap <= tolerance:
                 yield _divergence(node, gap)
@@ -157,6 +190,12 @@ class _Machine:
         if node.name in _UNSET:
             result.zero_()
         self.values.update(zip(node.outs, (result,) if node.single else result, strict=True))
+
+    def adopt(self, cut: Cut, node: Node, other: "_Machine") -> None:
+        """Take over what another program chose by comparing numbers, which are known to agree."""
+        if any(self.values[index].is_floating_point() for index in node.inputs) and other.has(node.outs):
+            chosen = [index for index in node.outs if not self.values[index].is_floating_point()]
+            self.values.update({index: cut.tensor(index, other.values[index]) for index in chosen})
 
     def _sized(self, node: Node) -> Node:
         """Sizes that were read from shapes, for the shapes at hand."""

@@ -11,7 +11,7 @@ from fprune.inputs import Inputs
 from fprune.lineage import Lineage
 from fprune.masks import Masks
 from fprune.model import Model
-from fprune.structure.bisimulate import first_difference
+from fprune.structure.bisimulate import CLOSE, divergences, first_difference
 from fprune.structure.compact_graph import as_graph
 from fprune.structure.compact_module import in_class
 from fprune.structure.diagnose import differing
@@ -213,6 +213,7 @@ def _graph(masked: Model, operation: Operation, tensors: Mapping[str, Tensor], a
     return _Form("graph", as_graph(masked, graph, tensors), attrs.evolve(new, graph=graph))
 
 
+DECIDED = "call by call, choices by rounding taken from the masked model"
 _FORMS = {"module": _module, "graph": _graph}
 
 
@@ -234,7 +235,7 @@ def _exact(masked: Model, operation: Operation, exact: Mapping[str, Tensor], sty
     apart: set[str] = set()
     styles = [name for name in ("module", "graph") if style in ("auto", name)]
     while styles:
-        name, form = styles[0], None
+        name, form, verdict = styles[0], None, None
         try:
             form = _FORMS[name](masked, operation, tensors, apart)
             verdict = agree(form.model, reference, unrounded)
@@ -248,6 +249,10 @@ def _exact(masked: Model, operation: Operation, exact: Mapping[str, Tensor], sty
             trial = verdict.failed
             problem = f"outputs differ by {verdict.difference:.2e} (relative) on {trial.name}"
         more = _more(form, cut.structure.inputs)
+        if not more and form is not None and graph.reads and verdict is not None:
+            same = next(divergences(cut, graph, masked, exact, trial, decided=True), None) is None
+            if same:
+                return form, attrs.evolve(verdict, difference=CLOSE, trials=(*verdict.trials, DECIDED), failed=None)
         if not more:
             problems.append(f"style {name!r}: {problem}")
             styles.pop(0)

@@ -139,8 +139,8 @@ def _compared(candidate: Model, reference: Reference, answer: Answer, exact: Map
         params, buffers = ({n: x for n, x in exact.items() if n in held} for held in (candidate, candidate.buffers))
         candidate = candidate.replace(params, buffers)
     outputs = reference.outputs(trial, candidate)
-    limits = [_WIDE_TOLERANCE if trial.wide else _TOLERANCE.get(x.dtype, 0.0) for x in answer.outputs]
-    limits = [max(limit, reference.rounding) for limit in limits]
+    own = [max(_TOLERANCE.get(x.dtype, 0.0), reference.rounding) for x in answer.outputs]
+    limits = [_WIDE_TOLERANCE] * len(own) if trial.wide else own
     if len(outputs) != len(limits):
         return Verdict(float("inf"), (trial.name,), trial)
     gaps = [difference(a, b) for a, b in zip(answer.outputs, outputs, strict=True)]
