@@ -137,7 +137,7 @@ WALLS = (
     walled("sort_wall", walls.SortWall, "sort"),
     walled("fourier_wall", walls.FourierWall, "fft"),
     walled("softmax_wall", walls.SoftmaxWall, "softmax"),
-    walled("inverse_wall", walls.InverseWall, "whose size is fixed"),
+    walled("inverse_wall", walls.InverseWall, "linalg_inv"),
     walled("cumsum_wall", walls.CumsumWall, "cumsum"),
     walled("opaque_wall", walls.OpaqueWall, "rolled"),
     Case("custom_function", walls.CustomFunction, IMAGE, notes="no wall: export sees through the function"),

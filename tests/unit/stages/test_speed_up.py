@@ -71,8 +71,10 @@ def test_what_has_to_stay_is_noted() -> None:
         net, [{"op_names": ["conv2"], "sparsity": 0.5}], example_inputs=INPUTS
     )
     (note,) = result.notes
-    assert note.startswith("conv2.weight: 3 kept: a value that is not 0 enters conv2d in conv3")
-    assert result.model["conv2.weight"].shape[0] == 6 and result.lineage.is_identity
+    assert note.startswith("conv2.weight: 1 kept: it stands in for the constants that enter conv2d in conv3")
+    assert result.model["conv2.weight"].shape[0] == 4  # 6, less 3 masked, and one for all three constants
+    masked = result.origin.replace(result.lineage.masks.apply(result.origin))
+    assert max(verify(masked, result.model, INPUTS)) < 1e-12
 
 
 def tap_unbiased() -> object:
