@@ -34,7 +34,8 @@ from fprune.structure.shapes import SHAPES
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parents[1])
-_BRANCHES = frozenset({"is_nonzero", "equal", "allclose"})
+BRANCHES = frozenset({"is_nonzero", "equal", "allclose"})
+"""Operators that give a bool, of which code makes a choice."""
 _SELECTS = frozenset(
     "nonzero nonzero_numpy argwhere masked_select _unique2 unique_dim unique_consecutive bincount".split()
 )
@@ -42,7 +43,7 @@ _SIZED = frozenset(
     "view reshape _unsafe_view unflatten expand broadcast_to zeros ones full empty new_zeros new_ones new_full".split()
 )
 _ITEMS = frozenset({"_local_scalar_dense", "item"})
-_READS_DATA = frozenset({*_ITEMS, *_BRANCHES, *_SELECTS})
+_READS_DATA = frozenset({*_ITEMS, *BRANCHES, *_SELECTS})
 
 
 def tensors_mapped(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
@@ -145,7 +146,7 @@ class Recording(TorchDispatchMode):
             if any(isinstance(x, Tensor) and x.is_meta for x in args):
                 raise NeedsData(f"{name} on the meta device")
             if depends:
-                self._read(name, number=name not in _BRANCHES and name not in _SELECTS and not picked)
+                self._read(name, number=name not in BRANCHES and name not in _SELECTS and not picked)
         if name in SHAPES and args[0].is_meta and kwargs.get("dtype") is None:
             out = args[0].new_empty(SHAPES[name](tuple(args[0].shape), bind(func, args, kwargs)))
         elif is_inplace(func) and args[0].is_meta and torch.Tag.pointwise in func.tags:
@@ -155,10 +156,10 @@ class Recording(TorchDispatchMode):
         tensors = listed(out)
         if not tensors or not all(isinstance(x, Tensor) for x in tensors):
             if any(isinstance(x, Tensor) for x in tensors):
-                raise StructureError(f"{name} at {_site()} returns a mixture of tensors and other values")
+                raise StructureError(f"{name} at {site()} returns a mixture of tensors and other values")
             return out
         inplace = is_inplace(func)
-        site, call = _site(), self._running[-1]
+        here, call = site(), self._running[-1]
         outs = tuple(self.values.number(x, rebind=True) for x in tensors)
         if depends:
             self._from_input.update(outs)
@@ -168,7 +169,7 @@ class Recording(TorchDispatchMode):
         bound = bind(func, ref_args, ref_kwargs)
         sourced = _sourced(bound, self._watch.given)
         single, path = isinstance(out, Tensor), self._calls[call].path
-        node = Node(func, plain, ref_args, ref_kwargs, bound, outs, single, path, site, sourced, call)
+        node = Node(func, plain, ref_args, ref_kwargs, bound, outs, single, path, here, sourced, call)
         self.nodes.append(node)
         if self._watch.hides and plain in _SIZED:
             self._unseen.append(node)
@@ -192,7 +193,7 @@ class Recording(TorchDispatchMode):
         """Note a look at data; an index that torch itself looks up goes into the next call and no further."""
         now, inner = len(self.values.shapes), operator in _ITEMS and not self._watch.hands_over
         until = now + 1 if inner else math.inf
-        self._reads[Read(operator, _site(), self._running[-1], now, number, until)] = None
+        self._reads[Read(operator, site(), self._running[-1], now, number, until)] = None
 
     def _picks(self, indices: Any) -> bool:
         """Whether a mask computed from the inputs says how many entries there are."""
@@ -286,7 +287,7 @@ def _meta(value: Any, device: torch.device) -> bool:
     return isinstance(value, Tensor) and device.type == "meta"
 
 
-def _site() -> str:
+def site() -> str:
     """`file:line` of the nearest frame outside torch and this package."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith((_TORCH, _HERE)):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fprune.inputs import Inputs
 from fprune.model import Model
+from fprune.structure.branches import Turned
 from fprune.structure.capture import cloned, tensors_mapped
 from fprune.structure.outputs import leaves
 from fprune.structure.wide import Wide
@@ -27,11 +28,13 @@ class Trial:
         name: how a report calls it.
         inputs: arguments of the forward pass.
         wide: whether every operator computes in float64.
+        turned: a line at which a choice made from the inputs comes out the other way, `file:line`; empty for none.
     """
 
     name: str
     inputs: Inputs
     wide: bool = False
+    turned: str = ""
 
     def returned(self, model: Model) -> Any:
         """Run a model in evaluation mode on copies of the inputs; numbers that it draws are the same every time."""
@@ -45,6 +48,9 @@ class Trial:
         if self.wide:
             with torch.inference_mode(), Wide():
                 yield
+        elif self.turned:
+            with torch.inference_mode(), Turned(self.turned):
+                yield
         else:
             with torch.no_grad():
                 yield
@@ -53,6 +59,11 @@ class Trial:
 def example(inputs: Inputs) -> Trial:
     """The example inputs as they were given."""
     return Trial("example inputs", inputs)
+
+
+def turned(inputs: Inputs, at: str) -> Trial:
+    """The example inputs, with the choice at a line turned."""
+    return Trial(f"the branch not taken at {at}", inputs, turned=at)
 
 
 def cheap(inputs: Inputs, batch: int) -> list[Trial]:

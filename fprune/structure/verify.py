@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from fprune.inputs import Inputs
 from fprune.model import Model
+from fprune.structure.capture import BRANCHES
 from fprune.structure.outputs import leaves, positions
 from fprune.structure.trace import Structure
-from fprune.structure.trials import Trial, cheap, drawn, example
+from fprune.structure.trials import Trial, cheap, drawn, example, turned
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _WIDE_TOLERANCE = 1e-11  # float64 throughout, on both sides
@@ -60,6 +61,13 @@ class Reference:
         """On the example inputs, in the model's own precision."""
         trial = example(self.structure.inputs)
         return Answer(trial, self.outputs(trial, self.masked))
+
+    @cached_property
+    def branches(self) -> list[Answer]:
+        """On the example inputs, each choice the model makes from them turned, where it can go on from there."""
+        lines = dict.fromkeys(read.site for read in self.structure.graph.reads if read.operator in BRANCHES)
+        answers = (self._first([turned(self.structure.inputs, line)]) for line in lines)
+        return [answer for answer in answers if answer is not None]
 
     @cached_property
     def cheap(self) -> Answer | None:
@@ -115,6 +123,9 @@ def agree(candidate: Model, reference: Reference, exact: Mapping[str, Tensor]) -
         Exception: whatever the candidate's forward pass raises.
     """
     verdict = _compared(candidate, reference, reference.example, exact)
+    for answer in reference.branches:
+        if verdict.ok:
+            verdict = _joined(verdict, _compared(candidate, reference, answer, exact))
     if not verdict.ok:
         return verdict
     if reference.cheap is not None:

@@ -221,6 +221,31 @@ def test_experts_lose_the_same_hidden_units() -> None:
     assert not compact(model, Masks({"up": one}), structure).report.removed  # the second expert still needs it
 
 
+def test_the_branch_not_taken_is_tried_as_well() -> None:
+    """It means over channels that the other branch does not reduce: with fewer of them it would give something else."""
+    net = Written(lambda self, x: self.b(h) if (h := self.a(x)).sum() < 100 else h.mean(-1), a=nn.Linear(3, 8))
+    net.b = nn.Linear(8, 2)
+    model, kept = Model.from_module(net.double()), torch.arange(8) % 2 == 0
+    structure = trace(model, inputs(torch.zeros(2, 3).double()))
+    masks = Masks({"a.weight": kept[:, None], "a.bias": kept, "b.weight": kept})
+    with pytest.raises(StructureError, match=r"on the branch not taken at .*test_capture.py"):
+        compact(model, masks, structure)
+
+
+def test_a_branch_not_taken_that_fails_is_left_out() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if x.abs().sum() > 1e6:
+            raise ValueError("too large")
+        return self.b(self.a(x))
+
+    net = Written(forward, a=nn.Linear(3, 8), b=nn.Linear(8, 2)).double()
+    model, kept = Model.from_module(net), torch.arange(8) % 2 == 0
+    done = compact(
+        model, Masks({"a.weight": kept[:, None], "a.bias": kept}), trace(model, inputs(torch.ones(2, 3).double()))
+    )
+    assert sum(done.report.removed.values()) == 4 and not any("branch" in name for name in done.report.trials)
+
+
 def test_a_graph_is_refused_where_data_is_read() -> None:
     net = Written(lambda self, x: self.b(self.a(x)) if x.sum() > 0 else x, a=nn.Linear(3, 8), b=nn.Linear(8, 3))
     model, kept = Model.from_module(net), torch.arange(8) % 2 == 0
