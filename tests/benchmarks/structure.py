@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import tests.zoo.torchvision_ops  # noqa: F401  a torchvision wheel need not fit the build of torch
 from tests.benchmarks.pipeline import peak, resident, warm_up
 
 TIMEOUT = 120
