@@ -141,6 +141,7 @@ CASES = (
     Case("mm", torch.mm, (6,), ((6, 5),)),
     Case("mv", lambda x, w: torch.mv(x, w), (6,), ((6,),), complete=False),
     Case("dot", lambda x, w: torch.dot(x[0, :3], w), (6,), ((3,),), complete=False),
+    Case("vdot", lambda x, w: torch.vdot(x[0, :3], w), (6,), ((3,),), complete=False),
     Case("inner", lambda x, w: torch.inner(x.mT, w), extra=((5, 6),)),
     Case("outer", lambda x, w: torch.outer(x[0], w), (6,), ((5,),)),
     Case("ger", lambda x, w: torch.ger(x[0], w), (6,), ((5,),)),
@@ -291,6 +292,9 @@ WRITES = (
     Case("where, unknown", lambda x: torch.where(x > 0, x, x), complete=False),
     Case("masked_fill, known", lambda x, y: x.masked_fill(y > 0, 2.0), extra=((4,),)),
     Case("masked_fill in place", lambda x, y: (x + 0).masked_fill_(y > 0, y[0, 0]), extra=((6, 4),)),
+    Case("add rows of zeros", lambda x: x.index_add(1, ints(4, 1), x[:, :1].expand(-1, 2, -1))),
+    Case("add a constant row", lambda x: x.index_add(1, ints(0), x[:, 1:2]), complete=False),
+    Case("add a row of the input", lambda x: x.index_add(1, ints(0), x[:, 4:5]), complete=False),
     Case("not written", lambda x: torch.empty_like(x) * 0, complete=False),
 )
 
