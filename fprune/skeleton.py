@@ -148,7 +148,11 @@ def _unchanged(module: nn.Module) -> Generator[None]:
     for child in module.modules():
         own = vars(child)
         settings.extend((own, *(own[key] for key in _OWN)))
-        settings.extend(value for key, value in own.items() if type(value) is dict and not key.startswith("_"))
+        settings.extend(
+            cast("dict[Any, Any]", value)
+            for key, value in own.items()
+            if type(value) is dict and not key.startswith("_")
+        )
     before = [dict(values) for values in settings]
     try:
         yield
