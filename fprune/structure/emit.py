@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fprune.errors import StructureError
-from fprune.structure.arguments import children, listed, rebuilt
+from fprune.structure.arguments import children, entries, listed, rebuilt
 from fprune.structure.expressions import (
     Attribute,
     Combined,
@@ -23,6 +23,7 @@ from fprune.structure.expressions import (
 )
 from fprune.structure.graph import Graph, Node, Ref, present, refs
 from fprune.structure.operators import overwritten
+from fprune.structure.provenance import TracedInt
 
 
 class Emitter:
@@ -75,9 +76,10 @@ class Emitter:
     def _bind(self, node: fx.Node, value: Any) -> None:
         if isinstance(value, Ref):
             self._env[value.index] = node
-            return
+        elif isinstance(value, TracedInt) and isinstance(value.expression, Size):
+            self._sizes[value.expression] = node  # a size that is handed over as a number
         for key, item in children(value) or ():
-            if _holds(item):
+            if any(isinstance(entry, (Ref, TracedInt)) for entry in entries(item)):
                 self._bind(self._item(node, key), item)
 
     def _item(self, node: fx.Node, key: Any) -> fx.Node:
@@ -148,7 +150,7 @@ class Emitter:
         return present(self._graph, leaf)
 
     def _reads(self, leaf: Attribute | Size) -> bool:
-        return isinstance(leaf, Size) and leaf.value in self._env
+        return isinstance(leaf, Size) and (leaf in self._sizes or leaf.value in self._env)
 
     def _written(self, expression: Expression) -> Any:
         if isinstance(expression, Combined):

@@ -238,3 +238,37 @@ def test_what_a_module_is_given_and_what_is_read_of_it() -> None:
     done, masked = compact(model, masks, structure, style="module"), model.replace(masks.apply(model))
     assert done.report.replaced == ("blocks.0", "blocks.1")
     torch.testing.assert_close(done.model(x), masked(x), rtol=1e-12, atol=1e-12)
+
+
+class Positions(nn.Module):
+    """Makes a table for a shape it is told, with as many columns as it has heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.a = 4, nn.Linear(4, 8)
+
+    def forward(self, shape: tuple[int, int]) -> Tensor:
+        batch, length = shape
+        table = torch.arange(self.heads, device=self.a.weight.device).to(self.a.weight) + 1
+        return self.a(table.expand(batch, length, self.heads))
+
+
+class Told(nn.Module):
+    """Hands sizes over as numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.positions, self.last = nn.Linear(6, 8), Positions(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x) + self.positions((x.shape[0], x.shape[1])))
+
+
+def test_sizes_that_are_handed_over_as_numbers() -> None:
+    torch.manual_seed(0)
+    model, x = Model.from_module(Told().double()), torch.randn(2, 5, 6).double()
+    masks = masked_units(model, structure := trace(model, inputs(x)), lambda n: slice(n // 2))
+    done, masked = compact(model, masks, structure, style="module"), model.replace(masks.apply(model))
+    assert done.report.replaced == ("positions",)
+    y = torch.randn(3, 7, 6).double()
+    torch.testing.assert_close(done.model(y), masked(y), rtol=1e-12, atol=1e-12)
