@@ -14,8 +14,9 @@ def names_of(layer: Layer) -> tuple[str, ...]:
     """Return the exact names that select a layer: its own, its weight's, and those of modules tied to it.
 
     Examples:
+        >>> import torch
         >>> from fprune.layers import layers_of
-        >>> names_of(layers_of({"fc.weight": Tensor(2, 2)})[0])
+        >>> names_of(layers_of({"fc.weight": torch.ones(2, 2)})[0])
         ('fc', 'fc.weight')
     """
     tail = layer.weight.rpartition(".")[2]

@@ -77,7 +77,7 @@ class Recording(TorchDispatchMode):
     @property
     def hidden(self) -> bool:
         """Whether sizes were computed out of sight, in functions of torch written in Python."""
-        return bool(self._unseen)
+        return bool(self._unseen) or self._watch.counts
 
     def run(self, net: nn.Module, original: nn.Module, inputs: Inputs, device: torch.device) -> Graph:
         """Run a private module once and keep what it did.

@@ -164,12 +164,18 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._number = number
         self._running: list[Given] = [[]]
+        self._counted: list[int | None] = []
         self._functions: list[Any] = [None]
 
     @property
     def given(self) -> Given:
         """The integers given to the call that is running; empty if none of them is traced."""
         return self._running[-1]
+
+    @property
+    def counts(self) -> bool:
+        """Whether a size was read in a way that gives a plain number, such as `len(x)`."""
+        return bool(self._counted)
 
     @property
     def hides(self) -> bool:
@@ -187,7 +193,7 @@ class Watch(TorchFunctionMode):
         if func in (_SHAPE, _SIZE):
             return self._sized(args[0], func(*args, **kwargs), *args[1:], **kwargs)
         if func in _COUNTS:
-            self._number(args[0])
+            self._counted.append(self._number(args[0]))
         given = list(_integers((args, kwargs)))
         self._running.append(given if any(expression is not None for _, expression in given) else [])
         self._functions.append(func)

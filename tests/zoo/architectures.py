@@ -80,14 +80,14 @@ VIDEO = {
 DETECTORS = "fasterrcnn_mobilenet_v3_large_320_fpn retinanet_resnet50_fpn ssdlite320_mobilenet_v3_large".split()
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
     """A model library, or a skipped test; the compiled operators of torchvision need not fit the build of torch."""
     importlib.import_module("tests.zoo.torchvision_ops")
     return pytest.importorskip(name, reason=f'needs {name}: pip install -e ".[zoo]"', exc_type=ImportError)
 
 
 def _torchvision(name: str, given: Callable[[], Inputs], **options: Any) -> tuple[nn.Module, Inputs]:
-    return _library("torchvision").models.get_model(name, weights=None, **options), given()
+    return library("torchvision").models.get_model(name, weights=None, **options), given()
 
 
 def _vision() -> Iterator[Architecture]:
@@ -128,7 +128,7 @@ LARGE = """beit_base_patch16_224 botnet26t_256 caformer_s18 cait_xxs24_224 coat_
 
 
 def _timm(name: str, side: int | None) -> tuple[nn.Module, Inputs]:
-    net = _library("timm").create_model(name, pretrained=False, num_classes=20)
+    net = library("timm").create_model(name, pretrained=False, num_classes=20)
     return net, _images(side or net.default_cfg["input_size"][1])
 
 
@@ -263,7 +263,7 @@ def _given(kind: str) -> Inputs:
 
 
 def _transformers(name: str) -> tuple[nn.Module, Inputs]:
-    transformers = _library("transformers")
+    transformers = library("transformers")
     config, model, kind, options = LANGUAGE[name]
     made = getattr(transformers, config)(**options)
     made.use_cache = False

@@ -8,9 +8,9 @@ import torch
 
 from fprune import Masks, Model, compact, dependency_aware, inputs, l1, verify
 from fprune.structure import Structure, trace
+from tests.zoo.architectures import library
 
-pytest.importorskip("transformers.models.clip.modeling_clip", exc_type=ImportError)
-transformers = pytest.importorskip("transformers")
+transformers = library("transformers")
 
 IDS = torch.arange(3, 27).view(2, 12)
 SMALL = {"vocab_size": 100, "d_model": 48}
