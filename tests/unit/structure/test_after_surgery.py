@@ -211,6 +211,7 @@ def test_torch_compile_sees_one_graph(name: str, style: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler uses what torch has deprecated
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @VISION
 def test_torch_compile_generates_code(name: str) -> None:
