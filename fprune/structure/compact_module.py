@@ -1,6 +1,7 @@
 """Compaction in the model's own class: its code with smaller tensors, in layers that know their new sizes."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 
 import attrs
 import torch
@@ -13,7 +14,7 @@ from fprune.model import Model
 from fprune.structure.compact_graph import write_forward
 from fprune.structure.compact_layers import Unfit, fit, fitted
 from fprune.structure.expressions import Attribute
-from fprune.structure.graph import Graph, Node
+from fprune.structure.graph import Graph, Node, within
 from fprune.structure.provenance import write
 from fprune.structure.solve import solve
 from fprune.tree import Flat
@@ -49,14 +50,15 @@ def in_class(model: Model, old: Graph, new: Graph, tensors: Mapping[str, Tensor]
     """
     apart = set(replaced)
     paths = dict(named_modules(model.skeleton))
+    generated = cache(lambda: attrs.evolve(new, attributes=solve(old, new, new.nodes).attributes))
     while True:
-        own = [node for node in new.nodes if not _within(node.module, apart)]
+        own = [node for node in new.nodes if not within(node.module, apart)]
         coded = [node for node in own if not fitted(paths[node.module], node)]
         solution = solve(old, new, coded)
         try:
             if solution.failed:
                 raise Unfit(solution.failed[0], {node.module for node in solution.failed})
-            inner = attrs.evolve(new, attributes=solve(old, new, new.nodes).attributes) if apart else new
+            inner = generated() if apart else new
             net = _rebuilt(model, attrs.evolve(new, attributes=solution.attributes), inner, tensors, apart)
         except Unfit as unfit:
             if "" in unfit.paths:
@@ -91,10 +93,10 @@ def _rebuilt(model: Model, graph: Graph, inner: Graph, tensors: Mapping[str, Ten
         try:
             fit(net, path, module, calls.get(path, []), graph)
         except Unfit:
-            if not _within(path, apart):
+            if not within(path, apart):
                 raise
     for where, size in graph.attributes.items():
-        if not _within(where.path, apart):
+        if not within(where.path, apart):
             write(modules[where.path], where, size)
     for path in apart:
         try:
@@ -120,13 +122,8 @@ def _caller(graph: Graph, path: str) -> str:
     return parents[0] if parents else path.rpartition(".")[0]
 
 
-def _within(path: str, apart: Collection[str]) -> bool:
-    """Whether a module is one of some others, or inside one."""
-    return any(path == other or path.startswith(f"{other}.") for other in apart)
-
-
 def _outermost(paths: set[str]) -> set[str]:
-    return {path for path in paths if not _within(path, paths - {path})}
+    return {path for path in paths if not within(path, paths - {path})}
 
 
 def _user(graph: Graph, name: str) -> str:

@@ -17,7 +17,7 @@ from fprune.inputs import Inputs
 from fprune.model import Model
 from fprune.structure.arguments import entries
 from fprune.structure.capture import Recording
-from fprune.structure.graph import Graph, Node, Ref
+from fprune.structure.graph import Graph, Node, Ref, within
 from fprune.structure.numbering import NeedsData
 
 
@@ -34,12 +34,11 @@ def differing(model: Model, expected: Graph, inputs: Inputs, apart: Collection[s
         Paths of modules; empty if every module makes the calls it should.
     """
     recording, whole = _recorded(model, inputs)
-    made = _by_module(recording.nodes)
+    made, modules = _by_module(recording.nodes), dict(named_modules(model.skeleton))
     found: set[str] = set()
     for path, nodes in _by_module(expected.nodes).items():
-        if path in apart or any(path.startswith(f"{other}.") for other in apart):
+        if within(path, apart):
             continue
-        modules = dict(named_modules(model.skeleton))
         if path in modules and type(modules[path]).__module__.startswith("fprune."):
             continue  # makes other calls to the same end
         rest = iter(made.get(path, []))

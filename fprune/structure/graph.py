@@ -1,7 +1,7 @@
 """The recorded program: plain records, no torch internals."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import attrs
@@ -164,6 +164,11 @@ class Graph:
     def picked(self, outputs: Sequence[T]) -> list[T]:
         """Of something that is given for each output, what belongs to those that have to stay as they are."""
         return list(outputs) if self.preserved is None else [outputs[position] for position in self.preserved]
+
+
+def within(path: str, others: Collection[str]) -> bool:
+    """Whether a module is one of some others, or inside one."""
+    return any(path == other or path.startswith(f"{other}.") for other in others)
 
 
 def present(graph: Graph, leaf: Attribute | Size) -> int:

@@ -8,6 +8,7 @@ equation is left unsatisfied cannot keep its code.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -15,7 +16,7 @@ import torch
 
 from fprune.structure.arguments import listed
 from fprune.structure.expressions import Attribute, Expression, Size, evaluated, leaves
-from fprune.structure.graph import Graph, Node, Ref, substitute
+from fprune.structure.graph import Graph, Node, Ref, present, substitute
 
 
 @attrs.frozen(eq=False)
@@ -59,10 +60,7 @@ def solve(old: Graph, new: Graph, nodes: Iterable[Node]) -> Solution:
             else:
                 equations += found
     values = _solved(equations, old.attributes, new)
-
-    def value(leaf: Attribute | Size) -> int:
-        return values[leaf] if isinstance(leaf, Attribute) else new.shapes[leaf.value][leaf.dim]
-
+    value = partial(present, attrs.evolve(new, attributes=values))
     for equation in equations:
         if evaluated(equation.expression, value) != equation.size:
             failed[equation.node.outs] = equation.node
