@@ -1,6 +1,6 @@
 """Small pieces to build pipelines from: a network with integer weights, two pruners, a schedule, user functions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -129,3 +129,19 @@ def sum_of(stages: list[Stage]) -> Stage:
     for one in stages:
         joined = joined | one
     return joined
+
+
+class Written(nn.Module):
+    """A forward pass given as a function of the module and the inputs."""
+
+    def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+        self.written = forward
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.written(self, *args, **kwargs)

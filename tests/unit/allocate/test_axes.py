@@ -10,7 +10,7 @@ from fprune import Config, Model, agp, dependency_aware, inputs, l1, one_shot
 from fprune.allocate.axes import axes, outputs
 from fprune.errors import ConfigError
 from fprune.structure import trace
-from tests.unit.structure.test_capture import Written
+from tests.unit.toys import Written
 
 X = torch.zeros(2, 3, 6, 6)
 

@@ -15,8 +15,8 @@ from fprune.errors import ConfigError
 from fprune.structure import trace, verify
 from tests.unit.allocate.test_axes import residual
 from tests.unit.allocate.test_dependency_aware import gone
-from tests.unit.structure.test_capture import Written
 from tests.unit.structure.test_roles import grouped_by_einsum, joined, split
+from tests.unit.toys import Written
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
 IMAGE = torch.zeros(2, 3, 6, 6)

@@ -10,8 +10,8 @@ from fprune import Config, Model, compact, dependency_aware, inputs, l1, one_sho
 from fprune.errors import ConfigError
 from fprune.structure import trace, verify
 from fprune.structure.constraints import constraints
-from tests.unit.structure.test_capture import Written
 from tests.unit.structure.test_roles import joined
+from tests.unit.toys import Written
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
 IMAGE = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1)).double()

@@ -21,25 +21,10 @@ from fprune.structure.provenance import TracedInt, sources, trace_attributes
 from fprune.structure.record import record
 from fprune.structure.trace import trace
 from tests.unit.structure.operators import tensors
+from tests.unit.toys import Written
 from tests.zoo.support import snapshot
 
 HERE = __file__
-
-
-class Written(nn.Module):
-    """A forward pass given as a function of the module and the inputs."""
-
-    def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
-                self.register_buffer(name, part)
-            else:
-                setattr(self, name, part)
-        self.written = forward
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.written(self, *args, **kwargs)
 
 
 def graph_of(net: nn.Module, *args: Any, **kwargs: Any) -> Graph:

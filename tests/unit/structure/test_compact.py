@@ -16,8 +16,8 @@ from fprune.structure.flow import RULES
 from fprune.structure.ghost import GhostGroupNorm, GhostLayerNorm, GhostRMSNorm
 from fprune.structure.graph import Node
 from fprune.structure.rewrite import REWRITES
-from tests.unit.structure.test_capture import Written
 from tests.unit.structure.test_decide import kept, rows
+from tests.unit.toys import Written
 
 
 def prepared(net: nn.Module, x: Tensor, sparsity: float = 0.5, **rule: Any) -> tuple[Model, Masks, Any]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fprune import Masks, Model, compact, inputs
 from fprune.structure import masked_units, trace, verify
-from tests.unit.structure.test_capture import Written
+from tests.unit.toys import Written
 
 
 def kept(size: int, *gone: int) -> Tensor:

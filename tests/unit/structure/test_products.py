@@ -10,7 +10,7 @@ from fprune import Masks, Model, compact, inputs
 from fprune.structure import trace, verify
 from fprune.structure.equations import equation
 from fprune.structure.expressions import Combined, Size, resized
-from tests.unit.structure.test_capture import Written
+from tests.unit.toys import Written
 from tests.zoo.attention import Added, Torch
 from tests.zoo.case import randomised
 

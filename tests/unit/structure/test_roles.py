@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fprune import Config, Model, compact, dependency_aware, inputs, l1
 from fprune.structure import Structure, trace
-from tests.unit.structure.test_capture import Written
+from tests.unit.toys import Written
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
 HEADS, WIDTH = 3, 4

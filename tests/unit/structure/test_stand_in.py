@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from fprune import Masks, Model, compact, inputs
 from fprune.structure import bisimulate, trace, verify
-from tests.unit.structure.test_capture import Written
 from tests.unit.structure.test_decide import compacted, kept, rows
+from tests.unit.toys import Written
 
 
 def chain(second: nn.Module, *, first: int = 8) -> nn.Sequential:

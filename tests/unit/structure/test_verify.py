@@ -12,7 +12,7 @@ from fprune.inputs import Inputs
 from fprune.structure import trace, verify
 from fprune.structure.trials import drawn
 from fprune.structure.verify import Reference, agree, difference
-from tests.unit.structure.test_capture import Written
+from tests.unit.toys import Written
 
 INF, NAN = math.inf, math.nan
 
