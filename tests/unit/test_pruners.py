@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from fprune import pruners
 from fprune.allocate import balanced, globally, n_m, per_layer
 from fprune.compose import Stage
 from fprune.config import Config
@@ -15,12 +14,12 @@ from fprune.criteria import channel_norm, geometric_distance, magnitude
 from fprune.errors import CompositionError, ConfigError
 from fprune.lineage import Lineage
 from fprune.masks import Masks
-from fprune.pruners import fpgm, l1, l2, level, random
+from fprune.pruners import fpgm, l1, l2, level, random, weights
 from fprune.records import Goal, TaskResult
 from fprune.scope import Scope
 from fprune.tree import Flat
 
-EVERY = [getattr(pruners, name) for name in pruners.__all__]
+EVERY = [getattr(weights, name) for name in weights.__all__]
 PARAMS = {"a.weight": torch.arange(32.0).reshape(8, 4), "a.bias": torch.ones(8), "b": torch.arange(16.0).reshape(4, 4)}
 
 

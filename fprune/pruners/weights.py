@@ -1,8 +1,4 @@
-"""Pruners under the names users know: a criterion, and an allocation as the option.
-
-To add one, copy its neighbour: a function of parameters and config that ends in
-`allocation(criterion, params, config)`.
-"""
+"""Pruners that look at the weights alone, and the one that looks at nothing."""
 
 from collections.abc import Mapping
 from typing import Literal

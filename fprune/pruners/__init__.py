@@ -1,0 +1,11 @@
+"""Pruners under the names users know: a criterion, and an allocation as the option.
+
+To add one, copy its neighbour: a function of parameters and config that ends in
+`allocation(criterion, params, config)`.
+"""
+
+from fprune.pruners.weights import fpgm as fpgm
+from fprune.pruners.weights import l1 as l1
+from fprune.pruners.weights import l2 as l2
+from fprune.pruners.weights import level as level
+from fprune.pruners.weights import random as random
