@@ -55,10 +55,11 @@ from fprune.records import Goal as Goal
 from fprune.records import Task as Task
 from fprune.records import Report as Report
 from fprune.records import TaskResult as TaskResult
+from fprune.trained import Trained as Trained
 from fprune.inputs import inputs as inputs
 
 # Functions to use on their own.
-from fprune.stages import hold as hold
+from fprune.training import hold as hold
 from fprune.structure import compact as compact
 from fprune.structure import verify as verify
 from fprune.count import count as count

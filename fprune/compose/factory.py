@@ -33,6 +33,7 @@ class Factory(Generic[P, R_co]):
         needs: what has to be there before, from `masks, score, example_inputs, structure`.
         gives: what is there afterwards, from the same set; or a function of the options that says so.
         check: called with the options when the expression is written; raises when they make no sense.
+        regrows: whether the masks of a pruner take the place of the inherited ones.
     """
 
     kind: ClassVar[str] = "factory"
@@ -47,12 +48,14 @@ class Factory(Generic[P, R_co]):
         needs: Iterable[str] = (),
         gives: Gives = (),
         check: Callable[..., object] | None = None,
+        regrows: bool = False,
     ) -> None:
         update_wrapper(self, fn)
         signature = inspect.signature(fn)
         options = list(signature.parameters.values())[leading:]
         self.fn, self.build, self.lifts, self.leading, self.check = fn, build, lifts, leading, check
         self.needs, self.gives = _named(needs), gives if callable(gives) else _named(gives)
+        self.regrows = regrows
         self.__signature__ = signature.replace(parameters=options, return_annotation=inspect.Signature.empty)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:

@@ -10,6 +10,7 @@ from fprune.compose.word import Stage
 from fprune.config import Config
 from fprune.masks import Masks
 from fprune.records import Goal, TaskResult
+from fprune.trained import Trained
 
 P = ParamSpec("P")
 
@@ -99,23 +100,27 @@ def seeded_stage(
 
 
 @overload
-def pruner(fn: Callable[Concatenate[Any, Config, P], Masks], /) -> Factory[P, Stage]: ...
+def pruner(fn: Callable[Concatenate[Any, Config, P], Masks | Trained], /) -> Factory[P, Stage]: ...
 @overload
 def pruner(
-    *, needs: Iterable[str] = (), check: Callable[..., object] | None = None
-) -> Callable[[Callable[Concatenate[Any, Config, P], Masks]], Factory[P, Stage]]: ...
+    *, needs: Iterable[str] = (), check: Callable[..., object] | None = None, regrows: bool = False
+) -> Callable[[Callable[Concatenate[Any, Config, P], Masks | Trained]], Factory[P, Stage]]: ...
 def pruner(
-    fn: Callable[..., Masks] | None = None,
+    fn: Callable[..., Masks | Trained] | None = None,
     /,
     *,
     needs: Iterable[str] = (),
     check: Callable[..., object] | None = None,
+    regrows: bool = False,
 ) -> Any:
     """Lift a pure function `(params, config, *options) -> Masks` into a factory of stages.
 
     In a run the function gets the scope of the round (a mapping name -> tensor that also knows the inherited masks)
     and the round's config; its masks are joined with the inherited ones and applied. Outside a run,
     `factory(...).masks(params, config)` and `factory.fn` are the pure function.
+
+    A pruner that trains returns `Trained(masks, model, metrics)`. One whose masks may come back says `regrows=True`:
+    what it returns takes the place of the inherited masks. After a compaction only what is still there can come back.
 
     Examples:
         >>> import torch
@@ -129,13 +134,16 @@ def pruner(
         fn: the function.
         needs: what it needs beyond the parameters; what its options need is added.
         check: called with the options when the stage is written; raises when they make no sense.
+        regrows: whether its masks replace the inherited ones, rather than being joined with them.
 
     Returns:
         A factory: called with the options it gives a `Stage`.
     """
 
     def lift(function: Callable[..., Any]) -> Factory[Any, Stage]:
-        return Factory(function, _single, lifts="pruner", leading=2, needs=needs, gives=("masks",), check=check)
+        return Factory(
+            function, _single, lifts="pruner", leading=2, needs=needs, gives=("masks",), check=check, regrows=regrows
+        )
 
     return lift if fn is None else lift(fn)
 

@@ -7,6 +7,7 @@ import attrs
 from torch import Tensor
 
 from fprune.compose.call import Call
+from fprune.compose.functions import numbers
 from fprune.config import Config
 from fprune.errors import CompositionError, StageError
 from fprune.inputs import Inputs
@@ -15,6 +16,7 @@ from fprune.model import Model
 from fprune.records import TaskResult
 from fprune.scope import Scope
 from fprune.structure import trace
+from fprune.trained import Trained
 from fprune.tree import Flat
 
 
@@ -52,21 +54,30 @@ def ensure_structure(state: TaskResult) -> TaskResult:
 def pruned(call: Call, state: TaskResult, seed: int) -> TaskResult:
     """Run a pruner on a record.
 
+    What is gone stays gone, unless the pruner declares that it regrows: then its masks take the place of the inherited
+    ones. What it trained takes the place of the model, before the masks are applied.
+
     Raises:
         StageError: it did not return masks, or masked all of a weight.
-        ModelError: a mask names no parameter, or does not fit it.
+        ModelError: a mask names no parameter, or does not fit it; a trained model has other names or shapes.
     """
     if "structure" in call.needs:
         state = ensure_structure(state)
     scope = Scope.from_result(state, seed=seed)
     found = _checked(call, call(scope, state.goal.config), state.model)
-    masks = state.masks & found  # what is gone stays gone
-    _refuse_emptied(call, masks, state.model)
-    changed = masks.apply({name: state.model[name] for name in masks})
+    model, metrics = state.model, state.metrics
+    if isinstance(found, Trained):
+        model = model.replace(found.model.params, found.model.buffers)
+        metrics = metrics.merged(numbers(found.metrics, call))
+    masks = _masks_of(found) if call.factory.regrows else state.masks & _masks_of(found)
+    _refuse_emptied(call, masks, model)
+    changed = masks.apply({name: model[name] for name in masks})
     plan = scope.plan(state.goal.config)
     told = call.foresees(state.structure, plan) if "structure" in call.needs else {}
     notes = tuple(note for name, why in told.items() if (note := f"{name}: {why}") not in state.notes)
-    return state.replace(model=state.model.replace(params=changed), masks=masks, notes=(*state.notes, *notes))
+    return state.replace(
+        model=model.replace(params=changed), masks=masks, metrics=metrics, notes=(*state.notes, *notes)
+    )
 
 
 def pure_masks(
@@ -89,15 +100,22 @@ def pure_masks(
             )
         structure = traced(params, given)
     scope = Scope.of(params, masks=masks, structure=structure, seed=seed, example_inputs=given)
-    return _checked(call, call(scope, config), params)
+    return _masks_of(_checked(call, call(scope, config), params))
 
 
-def _checked(call: Call, found: Any, params: Mapping[str, Tensor]) -> Masks:
-    if not isinstance(found, Masks):
+def _masks_of(found: Masks | Trained) -> Masks:
+    """The masks in what a pruner returned."""
+    return found.masks if isinstance(found, Trained) else found
+
+
+def _checked(call: Call, found: Any, params: Mapping[str, Tensor]) -> Masks | Trained:
+    masks = found.masks if isinstance(found, Trained) else found
+    if not isinstance(masks, Masks):
         raise StageError(
-            f"{call!r} returned {type(found).__name__}, expected Masks", hint="return Masks({name: bool tensor, ...})"
+            f"{call!r} returned {type(found).__name__}, expected Masks",
+            hint="return Masks({name: bool tensor, ...}), or Trained(masks, model) when it trains",
         )
-    found.check(params)
+    masks.check(params)
     return found
 
 

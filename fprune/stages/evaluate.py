@@ -8,8 +8,8 @@ from torch import nn
 
 from fprune.compose import stage
 from fprune.compose.call import expression
+from fprune.compose.functions import callable_fn, finite
 from fprune.records import TaskResult
-from fprune.stages.functions import callable_fn, finite
 
 
 @stage(gives=("score",), check=callable_fn)

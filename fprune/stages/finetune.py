@@ -1,20 +1,14 @@
 """Train what is left."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fprune.compose import stage
-from fprune.compose.call import expression
-from fprune.errors import StageError, close_matches
-from fprune.intake import unwrapped
-from fprune.masks import Masks
-from fprune.model import Model
+from fprune.compose.functions import callable_fn
 from fprune.records import TaskResult
-from fprune.stages.functions import callable_fn, numbers
-from fprune.stages.hold import bits_of, zero_, zero_after_steps, zero_pruned
+from fprune.training import trained
 
 
 @stage(check=callable_fn)
@@ -26,13 +20,14 @@ def finetune(result: TaskResult, fn: Callable[[nn.Module], Any]) -> TaskResult:
     for the round and restored afterwards.
 
     Examples:
+        >>> import torch
         >>> def train(module):
         ...     sgd = torch.optim.SGD(module.parameters(), lr=0.1)
         ...     loss = module(torch.ones(4, 2)).square().mean()
         ...     loss.backward()
         ...     sgd.step()
         ...     return {"loss": loss.item()}
-        >>> net = nn.Linear(2, 1)
+        >>> net = torch.nn.Linear(2, 1)
         >>> result = finetune(train)(TaskResult.start(net, 0.5))
         >>> list(result.metrics), torch.equal(result.model["weight"], net.weight)
         (['loss'], False)
@@ -48,98 +43,5 @@ def finetune(result: TaskResult, fn: Callable[[nn.Module], Any]) -> TaskResult:
         StageError: the function failed, changed names or shapes, made a value non-finite, un-zeroed pruned weights
             other than by an optimizer step, or returned something else.
     """
-    module = result.model.to_module()
-    zero_pruned(module, result.masks)
-    with zero_after_steps(module, result.masks):
-        returned = fn(module)
-    model = _trained(result.model, module, result.masks)
-    return result.replace(model=model, metrics=result.metrics.merged(_metrics(returned, module, fn)))
-
-
-def _trained(before: Model, module: nn.Module, masks: Masks) -> Model:
-    """The model with the module's values, if these still are the model's tensors."""
-    params = dict(module.named_parameters(remove_duplicate=False))
-    buffers = dict(module.named_buffers(remove_duplicate=False))
-    known = {*before.params, *before.buffers, *before.ties}
-    # Names of shared buffers other than the first are in neither mapping; the skeleton knows them.
-    known |= {name for name, _ in before.skeleton.named_buffers(remove_duplicate=False)}
-    added = sorted({*params, *buffers} - known)
-    if added:
-        raise StageError(f"'{added[0]}' was not there before", hint="finetune keeps the module's tensors; remove it")
-    for alias, name in before.ties.items():
-        found = (params.get(alias), params.get(name)) if name in params else (buffers.get(alias), buffers.get(name))
-        if found[0] is not found[1]:
-            raise StageError(f"'{alias}' is no longer tied to '{name}'", hint="train the module without untying it")
-    return before.replace(
-        params={name: _value(name, old, params, masks.get(name)) for name, old in before.params.items()},
-        buffers={name: _value(name, old, buffers, None) for name, old in before.buffers.items()},
-    )
-
-
-def _value(name: str, old: Tensor, after: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
-    """One tensor's new value, on the device it was on; refused when it is not the same kind of tensor any more."""
-    if name not in after:
-        raise StageError(f"'{name}' is gone", hint=close_matches(name, after) or "finetune keeps the module's tensors")
-    new = after[name].detach()
-    if new.shape != old.shape or new.dtype != old.dtype:
-        raise StageError(
-            f"'{name}' is {_kind(new)}, expected {_kind(old)}",
-            hint="train the module as it is; a cast for training is undone before returning",
-        )
-    if new.device == old.device and torch.equal(new, old):  # as it was, so it is finite, zero under its mask, and ours
-        return old
-    # The function may have kept the module, so its memory is not ours to hold on to.
-    new = new.to(old.device, copy=True)
-    if not _all_finite(new) and _all_finite(old):
-        bad = (~torch.isfinite(new)).nonzero()
-        raise StageError(
-            f"'{name}' has {len(bad)} non-finite values after training (first at {bad[0].tolist()})",
-            hint="training diverged: lower the learning rate, or clip the gradients",
-        )
-    if mask is not None:
-        set_bits = _set_bits(new)
-        zero_(new, mask)
-        if _set_bits(new) != set_bits:
-            _refuse_regrown(name, after[name].detach(), new)
-    return new
-
-
-def _set_bits(tensor: Tensor) -> int:
-    """How many numbers have a bit set: all but the zeros, and quick to count."""
-    bits = bits_of(tensor)
-    return int((tensor if bits is None else bits).count_nonzero())
-
-
-def _refuse_regrown(name: str, trained: Tensor, zeroed: Tensor) -> None:
-    regrown = (trained != 0) & (zeroed.to(trained.device) == 0)
-    if regrown.any():
-        first = tuple(int(i) for i in regrown.nonzero()[0])
-        raise StageError(
-            f"'{name}' has {int(regrown.count_nonzero())} pruned weights that are not zero (first at {first})",
-            hint="step with a torch.optim optimizer, after whose steps they are set to zero, and write to parameters "
-            "in no other way",
-        )
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-
-
-def _all_finite(tensor: Tensor) -> bool:
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return True
-    # A finite sum has finite terms. It is several times cheaper than looking at each of them, and may overflow.
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
-
-
-def _metrics(returned: object, module: nn.Module, fn: object) -> Mapping[str, float]:
-    if returned is None:
-        return {}
-    if isinstance(returned, nn.Module):
-        if unwrapped(returned) is module:
-            return {}
-        raise StageError(
-            f"{expression(fn)} returned another module than it was given",
-            hint="train the module in place; values of another one are lost",
-        )
-    return numbers(returned, fn)
+    model, metrics = trained(result.model, result.masks, fn)
+    return result.replace(model=model, metrics=result.metrics.merged(metrics))

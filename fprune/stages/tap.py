@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from fprune.compose import stage
 from fprune.compose.call import expression
+from fprune.compose.functions import callable_fn
 from fprune.errors import StageError
 from fprune.records import TaskResult
-from fprune.stages.functions import callable_fn
 
 
 @stage(check=callable_fn)

@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 from fprune import Masks, Model, compact, inputs
 from fprune.errors import ModelError
 from fprune.lineage import Lineage
-from fprune.stages import hold
 from fprune.structure import Compacted, trace
+from fprune.training import hold
 from fprune.tree import Flat
 
 X = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

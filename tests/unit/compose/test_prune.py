@@ -2,18 +2,22 @@
 
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import nn
 
+from fprune.allocate import dependency_aware
 from fprune.compose import prune, pruner, stage
 from fprune.errors import CompositionError, ModelError, StageError
 from fprune.inputs import Inputs
 from fprune.masks import Masks
 from fprune.model import Model
+from fprune.pruners import l1
 from fprune.records import Goal, TaskResult
 from fprune.scope import Scope
-from fprune.stages import finetune
+from fprune.stages import finetune, speed_up
+from fprune.trained import Trained
 from tests.unit import toys
 
 
@@ -96,6 +100,87 @@ def test_a_pruner_sees_the_inherited_state() -> None:
     assert seen[0].lineage == result.lineage
     assert seen[0].example_inputs == Inputs.of(toys.X)
     assert seen[0].seed != seen[1].seed
+
+
+def trained(**changes: Any) -> Trained:
+    """A pruner's return value: doubled weights, running statistics of 1, half of the rows gone."""
+    model = Model.from_module(toys.net())
+    values = {name: 2 * value for name, value in model.items()}
+    masks = Masks({"0.weight": torch.arange(8)[:, None] > 3})
+    return Trained(masks, model.replace(values, {"1.running_mean": torch.ones(8)}), {"loss": 0.25, **changes})
+
+
+def test_what_a_pruner_trained_becomes_the_model() -> None:
+    state = start()
+    result = returning(trained())(state.replace(metrics={"other": 1.0}))
+    assert not result.model["0.weight"][:4].any()
+    assert torch.equal(result.model["0.weight"][4:], 2 * state.model["0.weight"][4:])
+    assert torch.equal(result.model["3.weight"], 2 * state.model["3.weight"])
+    assert result.model.buffers["1.running_mean"].tolist() == [1.0] * 8
+    assert dict(result.metrics) == {"other": 1.0, "loss": 0.25}
+    assert result.report.metrics["loss"] == 0.25
+
+
+def test_what_a_pruner_trained_is_zero_where_earlier_rounds_pruned() -> None:
+    result = returning(trained())(start(masks={"0.weight": torch.arange(8)[:, None] != 7}))
+    assert not result.model["0.weight"][[0, 1, 2, 3, 7]].any()
+    assert result.model["0.weight"][4:7].any()
+
+
+def test_outside_a_run_only_the_masks_of_a_training_pruner_come_back() -> None:
+    assert returning(trained()).masks(start().model, 0.5) == trained().masks
+
+
+@pytest.mark.parametrize("loss", [float("nan"), torch.tensor(1.0), "good"])
+def test_metrics_of_a_training_pruner_are_finite_numbers(loss: Any) -> None:
+    with pytest.raises(StageError, match=r"\['loss'\]"):
+        returning(trained(loss=loss))(start())
+
+
+def test_a_trained_model_keeps_its_names_and_shapes() -> None:
+    other = attrs.evolve(trained(), model=Model.from_module(nn.Sequential(nn.Linear(6, 7))))
+    with pytest.raises(ModelError, match=r"0\.(weight|bias)"):
+        returning(other)(start())
+    with pytest.raises(StageError, match=r"given\(\).*AttributeError"):
+        returning(attrs.evolve(trained(), model=toys.net()))(start())
+
+
+def test_trained_is_equal_by_value() -> None:
+    assert trained() == trained()
+    assert trained() != trained(loss=0.5)
+    assert repr(trained()) == "Trained(Masks(0.weight=4/8 channels), Model(Sequential, 6 params, 108 elements))"
+
+
+ROWS = torch.arange(8)[:, None]
+
+
+@pruner(regrows=True)
+def last_rows(params: object, config: object, first: int) -> Masks:
+    return Masks({"0.weight": first <= ROWS})
+
+
+def test_declared_regrowth_brings_masks_back() -> None:
+    state = start(masks={"0.weight": ROWS < 4, "3.weight": torch.arange(4)[:, None] > 0})
+    result = last_rows(3)(state)
+    assert result.masks == Masks({"0.weight": ROWS >= 3}), "the masks returned are the masks, all of them"
+    later = last_rows(1)(result)
+    assert later.masks["0.weight"].sum() == 7
+    assert not later.model["0.weight"][1:3].any(), "what comes back starts at the value it has: zero"
+    assert last_rows(3).masks(state.model, 0.5, masks=state.masks) == Masks({"0.weight": ROWS >= 3})
+
+
+def test_after_a_compaction_only_what_is_there_comes_back() -> None:
+    config = [{"op_names": ["0"], "sparsity": 0.5}]
+    state = TaskResult.start(toys.net(), config, example_inputs=toys.X).next(Goal(config))
+    compact = (l1(dependency_aware) | speed_up())(state)
+
+    @pruner(regrows=True)
+    def everything(params: object, config: object) -> Masks:
+        return Masks({})
+
+    result = everything()(compact)
+    assert (len(compact.model["0.weight"]), result.masks) == (4, Masks({}))
+    assert result.report.channels["0.weight"].removed == 4
 
 
 class Coupled:

@@ -13,8 +13,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from fprune.errors import ModelError
 from fprune.masks import Masks
-from fprune.stages import hold
-from fprune.stages.hold import zero_
+from fprune.training import hold
+from fprune.training.hold import zero_
 from tests.unit import toys
 
 MASKS = Masks(
