@@ -2,6 +2,7 @@
 
 import random
 import sys
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -9,6 +10,8 @@ from typing import Any, cast
 import torch
 
 Restore = Callable[[], object]
+
+_TURN = threading.RLock()
 
 
 def _generators(reseeded: bool) -> list[Restore]:
@@ -60,7 +63,8 @@ _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
 )
 
 
-def _seed_all(seed: int) -> None:
+def seed_all(seed: int) -> None:
+    """Seed every random generator of the process; call it inside `isolated`."""
     torch.manual_seed(seed)  # CPU, and every accelerator now or when it starts
     random.seed(seed)
     numpy: Any = getattr(sys.modules.get("numpy"), "random", None)
@@ -85,18 +89,21 @@ def isolated(seed: int | None = None) -> Generator[None]:
         >>> torch.equal(a, b), torch.equal(before, torch.get_rng_state())
         (True, True)
 
+    Threads take turns: the generators and most settings are one for the process.
+
     Args:
         seed: seeds every generator on the way in; `None` leaves them running from where they are.
     """
-    restores = _generators(seed is not None)
-    before = [read() for read, _ in _SWITCHES]
-    try:
-        if seed is not None:
-            _seed_all(seed)
-        yield
-    finally:
-        for restore in restores:
-            restore()
-        for (read, write), value in zip(_SWITCHES, before, strict=True):
-            if read() != value:
-                write(value)
+    with _TURN:
+        restores = _generators(seed is not None)
+        before = [read() for read, _ in _SWITCHES]
+        try:
+            if seed is not None:
+                seed_all(seed)
+            yield
+        finally:
+            for restore in restores:
+                restore()
+            for (read, write), value in zip(_SWITCHES, before, strict=True):
+                if read() != value:
+                    write(value)

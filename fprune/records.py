@@ -118,6 +118,7 @@ class TaskResult:
         lineage: where the indices of `model` come from; the task's by default.
         structure: the trace of `model`, when there is one; derived data that equality leaves out.
         notes: remarks of this round's stages.
+        intermediate: the results of all rounds, oldest first, where `run` was told to keep them.
     """
 
     task: Task
@@ -130,6 +131,7 @@ class TaskResult:
     lineage: Lineage = attrs.field(default=attrs.Factory(_lineage, takes_self=True), kw_only=True)
     structure: object | None = attrs.field(default=None, kw_only=True, eq=False)
     notes: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    intermediate: tuple["TaskResult", ...] = attrs.field(default=(), kw_only=True, eq=False)
 
     @classmethod
     def start(

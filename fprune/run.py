@@ -1,7 +1,10 @@
 """Running: an unfold that makes one round after the other when asked, and the fold that keeps one of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, final, runtime_checkable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from itertools import chain, takewhile
+from typing import Any, Protocol, final, runtime_checkable
 
 import attrs
 
@@ -12,6 +15,9 @@ from fprune.records import Goal, Report, TaskResult
 
 NextGoal = Callable[[Config, Sequence[Report]], Goal | None]
 Step = Callable[[TaskResult], TaskResult]
+
+_IN_FLIGHT = 64
+"""How many rounds an executor is given at a time: their results wait in memory."""
 
 
 @runtime_checkable
@@ -52,6 +58,9 @@ class Stream(Iterable[TaskResult]):
         name: what the stream runs, for its `repr`.
         entry: the state of a round whose goal starts from the origin; by default the run's own origin.
         store: where results are kept; a run that is in the store goes on from its last result.
+        executor: where rounds that do not depend on each other run; here, one by one, when there is none.
+        ahead: the goals known after some reports without looking at later ones; for the executor.
+        stopped: whether a condition ended the schedule after some reports.
     """
 
     next_goal: NextGoal
@@ -60,6 +69,9 @@ class Stream(Iterable[TaskResult]):
     name: str = "..."
     entry: TaskResult | None = attrs.field(default=None, kw_only=True)
     store: Store | None = attrs.field(default=None, kw_only=True)
+    executor: Executor | None = attrs.field(default=None, kw_only=True)
+    ahead: Callable[[Config, Sequence[Report]], Sequence[Goal]] | None = attrs.field(default=None, kw_only=True)
+    stopped: Callable[[Config, Sequence[Report]], bool] | None = attrs.field(default=None, kw_only=True)
 
     def __iter__(self) -> Iterator[TaskResult]:
         return self.after(self.beginning())
@@ -71,28 +83,67 @@ class Stream(Iterable[TaskResult]):
 
     def after(self, state: TaskResult) -> Iterator[TaskResult]:
         """The rounds that follow a state."""
-        while (begun := self._begun(state)) is not None:
-            state = self.step(begun)
-            if self.store is not None:
-                self.store.commit(state)
-            yield state
+        look = 0  # a schedule that reads every report is not asked again and again what it knows without
+        while (goal := self.next_goal(state.task.target, reports(state))) is not None:
+            goals = self._independent(goal, state) if state.index + 1 >= look else [goal]
+            look = 2 * (state.index + 2) if len(goals) == 1 else 0
+            if len(goals) > 1 and self.executor is not None:
+                for result in self._together(self.executor, state, goals):
+                    yield self._committed(result)
+                    state = result
+                continue
+            # One name for the state, so that a run holds two rounds and not three.
+            state = self.step(self._begun(state, goal, state.index + 1)).replace(history=reports(state))
+            yield self._committed(state)
 
-    def _begun(self, state: TaskResult) -> TaskResult | None:
-        """The next round before its first stage, or None at the end of the run."""
-        goal = self.next_goal(state.task.target, reports(state))
-        if goal is None:
-            return None
-        if goal.start == "previous" and state.index >= 0:
-            refuse_less(goal, state.goal, state.origin, state.index + 1, self.name)
+    def _committed(self, result: TaskResult) -> TaskResult:
+        if self.store is not None:
+            self.store.commit(result)
+        return result
+
+    def _independent(self, goal: Goal, state: TaskResult) -> list[Goal]:
+        """The next goal, and those after it which can run at the same time."""
+        if goal.start == "previous" or self.ahead is None or self.executor is None:
+            return [goal]
+        known = self.ahead(state.task.target, reports(state))
+        return list(takewhile(lambda other: other.start == "origin", known))
+
+    def _together(self, executor: Executor, state: TaskResult, goals: Sequence[Goal]) -> Generator[TaskResult]:
+        """The results of rounds that do not depend on each other, in their order."""
+        waiting = deque(enumerate(goals, state.index + 1))
+        running: deque[Future[TaskResult]] = deque()
+        before = state
+        try:
+            while waiting or running:
+                while waiting and len(running) < _IN_FLIGHT:
+                    index, goal = waiting.popleft()
+                    running.append(executor.submit(self.step, self._begun(before, goal, index)))
+                state = running.popleft().result().replace(history=reports(state))
+                yield state
+        finally:
+            for future in running:
+                future.cancel()
+
+    def _begun(self, state: TaskResult, goal: Goal, index: int) -> TaskResult:
+        """A round before its first stage; one that starts from the origin does not see the rounds before it."""
+        if goal.start == "previous":
+            if state.index >= 0:
+                refuse_less(goal, state.goal, state.origin, index, self.name)
+            return state.next(goal)
         begun = state.next(goal)
-        if goal.start == "previous" or self.entry is None:
-            return begun
-        again = self.entry
+        task, again = attrs.evolve(begun.task, index=index), self.entry
+        if again is None:
+            return begun.replace(task=task, history=())
         task = attrs.evolve(
-            begun.task, model=again.model, masks=again.masks, lineage=again.lineage, structure=again.structure
+            task, model=again.model, masks=again.masks, lineage=again.lineage, structure=again.structure
         )
         return begun.replace(
-            task=task, model=again.model, masks=again.masks, lineage=again.lineage, structure=again.structure
+            task=task,
+            model=again.model,
+            masks=again.masks,
+            lineage=again.lineage,
+            structure=again.structure,
+            history=(),
         )
 
     def __repr__(self) -> str:
@@ -107,15 +158,20 @@ def reports(state: TaskResult) -> tuple[Report, ...]:
     return (*state.history, state.report) if state.index >= 0 else ()
 
 
-def run(stream: Stream) -> TaskResult:
+def run(
+    stream: Stream, *, best: Callable[[Report], Any] | None = None, keep_intermediate_result: bool = False
+) -> TaskResult:
     """Run all rounds and return the best: the final goal with the best score.
 
     Among results whose goal is `final`, the one with the highest score, else the last of them; when no goal is final,
-    the last result. Of equal scores the later counts. A stream that goes on from a result, given or stored, compares
-    that one too, and not the ones before it.
+    the last result, or the one before it if the last fulfilled the condition of `until`. Of equal scores the later
+    counts. A stream that goes on from a result, given or stored, compares that one too, and not the ones before it.
 
     Args:
         stream: the rounds.
+        best: another rule: a function of a report whose largest value wins; None for a result that is returned only
+            if there is no other.
+        keep_intermediate_result: keep the results of all rounds in the result's `intermediate`.
 
     Returns:
         One of the results.
@@ -124,15 +180,29 @@ def run(stream: Stream) -> TaskResult:
         ScheduleError: there was no round to run.
     """
     beginning = stream.beginning()
-    kept = beginning if beginning.index >= 0 else None
-    for result in stream.after(beginning):
-        kept = result if kept is None or _rank(result) >= _rank(kept) else kept
-    if kept is None:
+    every, kept, before, last = list[TaskResult](), None, None, None
+    for result in chain([beginning] if beginning.index >= 0 else [], stream.after(beginning)):
+        rank = _rank(result, best)
+        if kept is None or rank >= kept[0]:
+            kept, before = (rank, result), kept
+        last = result
+        every += [result] if keep_intermediate_result else []
+    if kept is None or last is None:
         raise ScheduleError(f"{stream.name}: the schedule has no goal", hint="a schedule yields at least one Goal")
-    return kept
+    found = kept[1]
+    if best is None and before is not None and found is last and not found.goal.final and _ended(stream, found):
+        found = before[1]
+    return found.replace(intermediate=tuple(every)) if every else found
 
 
-def _rank(result: TaskResult) -> tuple[bool, bool, float]:
+def _ended(stream: Stream, last: TaskResult) -> bool:
+    return stream.stopped is not None and stream.stopped(last.task.target, reports(last))
+
+
+def _rank(result: TaskResult, best: Callable[[Report], Any] | None) -> tuple[Any, ...]:
+    if best is not None:
+        value = best(result.report)
+        return (False,) if value is None else (True, value)
     final, score = result.goal.final, result.score
     return final, final and score is not None, score if final and score is not None else 0.0
 

@@ -8,5 +8,5 @@ from fprune.compose.lift import schedule as schedule
 from fprune.compose.lift import seeded_stage as seeded_stage
 from fprune.compose.lift import stage as stage
 from fprune.compose.pipeline import Pipeline as Pipeline
-from fprune.compose.pipeline import Schedule as Schedule
+from fprune.compose.schedule import Schedule as Schedule
 from fprune.compose.word import Stage as Stage

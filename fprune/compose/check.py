@@ -1,6 +1,6 @@
 """What is refused before anything runs: needs that nothing meets, goals that cannot be met, names that do not exist."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -13,6 +13,7 @@ from fprune.inputs import Inputs
 from fprune.model import Model
 from fprune.records import Goal, Report, TaskResult
 from fprune.run import refuse_less, reports, same_selectors
+from fprune.setting import Setting
 
 _HINTS = {
     "example_inputs": "pass what the model's forward takes: example_inputs=(x,)",
@@ -30,8 +31,33 @@ class Foresight(Protocol):
         """What the rounds have to report."""
         ...
 
-    def foreseen(self, target: Config, reports: Sequence[Report] = ()) -> tuple[list[Goal], bool]:
+    @property
+    def reads_setting(self) -> bool:
+        """Whether it is told about the layers of the model."""
+        ...
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether a condition may end it early."""
+        ...
+
+    def live(self, setting: Setting | None) -> Callable[[Config, Sequence[Report]], Goal | None]:
+        """A function that gives the goal which follows some reports."""
+        ...
+
+    def foreseen(
+        self,
+        target: Config,
+        reports: Sequence[Report] = (),
+        *,
+        setting: Setting | None = None,
+        hopeful: bool = False,
+    ) -> tuple[list[Goal], bool]:
         """The goals that are known, and whether these are all."""
+        ...
+
+    def stopped(self, target: Config, reports: Sequence[Report], *, setting: Setting | None = None) -> bool:
+        """Whether a condition ended it after these reports."""
         ...
 
 
@@ -65,7 +91,7 @@ def started(
     return model.replace(task=task)
 
 
-def check(schedule: Foresight, stage: Stage, start: TaskResult) -> None:
+def check(schedule: Foresight, stage: Stage, start: TaskResult, setting: Setting | None) -> None:
     """Refuse what cannot work, before the first round.
 
     Raises:
@@ -92,12 +118,12 @@ def check(schedule: Foresight, stage: Stage, start: TaskResult) -> None:
         raise CompositionError(
             f"the schedule {schedule!r} reads {missing[0]}, which no stage gives", hint=_HINTS[missing[0]]
         )
-    _check_goals(schedule, start)
+    _check_goals(schedule, start, setting)
 
 
-def _check_goals(schedule: Foresight, start: TaskResult) -> None:
+def _check_goals(schedule: Foresight, start: TaskResult, setting: Setting | None) -> None:
     past, target = reports(start), start.task.target
-    goals, complete = schedule.foreseen(target, past)
+    goals, complete = schedule.foreseen(target, past, setting=setting, hopeful=True)
     if not goals and complete:
         raise ScheduleError(f"{schedule!r} has no goal", hint="a schedule yields at least one Goal")
     before = start.goal if past else None

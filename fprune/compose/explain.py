@@ -11,6 +11,7 @@ from fprune.compose.word import Stage
 from fprune.isolation import isolated
 from fprune.plan import Plan
 from fprune.records import Goal, TaskResult
+from fprune.setting import Setting
 from fprune.tables import html_table, text_table
 
 _ROUNDS = ("round", "removes", "starts from", "final")
@@ -31,6 +32,7 @@ class Explanation:
         stages: expression, needs, gives and one line for each stage.
         structure: what lives and dies together, when a stage needs it.
         staying: selected layers that will not lose what the plan asks, and why.
+        may_stop: whether a condition may end the rounds early.
     """
 
     pipeline: str
@@ -40,12 +42,15 @@ class Explanation:
     stages: tuple[tuple[str, str, str, str], ...]
     structure: Any = attrs.field(default=None, eq=False)
     staying: tuple[tuple[str, str], ...] = ()
+    may_stop: bool = False
 
     @property
     def rounds(self) -> tuple[tuple[str, str, str, str], ...]:
         """Round, what it removes (one number a rule), what it starts from, whether it meets the target."""
         rows = [(str(i), _amounts(goal), goal.start, "yes" if goal.final else "") for i, goal in enumerate(self.goals)]
-        return (*rows, *(() if self.complete else ((f"{len(rows)}, ...", "depends on results", "", ""),)))
+        further = [] if self.complete else [(f"{len(rows)}, ...", "depends on results", "", "")]
+        early = [("", "may end before", "", "")] if self.may_stop else []
+        return (*rows, *further, *early)
 
     def __str__(self) -> str:
         rounds = text_table(_ROUNDS, self.rounds, title="Rounds, sparsity measured on the original model")
@@ -66,9 +71,11 @@ class Explanation:
         return rounds + stages + staying + "".join(x._repr_html_() for x in shown)
 
 
-def explained(pipeline: str, schedule: Foresight, stage: Stage, start: TaskResult) -> Explanation:
+def explained(
+    pipeline: str, schedule: Foresight, stage: Stage, start: TaskResult, setting: Setting | None
+) -> Explanation:
     """The explanation of a pipeline that has been checked."""
-    goals, complete = schedule.foreseen(start.task.target)
+    goals, complete = schedule.foreseen(start.task.target, setting=setting, hopeful=True)
     structure: object = None
     if any("structure" in call.needs for call in stage.calls):
         with isolated():
@@ -78,7 +85,9 @@ def explained(pipeline: str, schedule: Foresight, stage: Stage, start: TaskResul
         {} if structure is None else {k: v for call in stage.calls for k, v in call.foresees(structure, plan).items()}
     )
     rows = tuple(_stage_rows(stage))
-    return Explanation(pipeline, tuple(goals), complete, plan, rows, structure, tuple(told.items()))
+    return Explanation(
+        pipeline, tuple(goals), complete, plan, rows, structure, tuple(told.items()), may_stop=schedule.may_stop
+    )
 
 
 def _stage_rows(stage: Stage) -> Sequence[tuple[str, str, str, str]]:

@@ -1,15 +1,16 @@
 """The decorators that lift a function of records, of parameters or of a target into what `|` joins."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Concatenate, ParamSpec, overload
+from typing import Any, Concatenate, Literal, ParamSpec, overload
 
 from fprune.compose.call import Call
 from fprune.compose.factory import Factory, Gives
-from fprune.compose.pipeline import Schedule
+from fprune.compose.schedule import Schedule
 from fprune.compose.word import Stage
 from fprune.config import Config
 from fprune.masks import Masks
 from fprune.records import Goal, TaskResult
+from fprune.setting import Setting
 from fprune.trained import Trained
 
 P = ParamSpec("P")
@@ -152,20 +153,28 @@ def pruner(
 def schedule(fn: Callable[Concatenate[Config, P], Iterator[Goal]], /) -> Factory[P, Schedule]: ...
 @overload
 def schedule(
-    *, needs: Iterable[str] = (), check: Callable[..., object] | None = None
+    *, needs: Iterable[str] = (), setting: Literal[False] = False, check: Callable[..., object] | None = None
 ) -> Callable[[Callable[Concatenate[Config, P], Iterator[Goal]]], Factory[P, Schedule]]: ...
+@overload
+def schedule(
+    *, needs: Iterable[str] = (), setting: Literal[True], check: Callable[..., object] | None = None
+) -> Callable[[Callable[Concatenate[Config, Setting, P], Iterator[Goal]]], Factory[P, Schedule]]: ...
 def schedule(
     fn: Callable[..., Iterator[Goal]] | None = None,
     /,
     *,
     needs: Iterable[str] = (),
+    setting: bool = False,
     check: Callable[..., object] | None = None,
 ) -> Any:
     """Lift a generator `fn(target, *options)` that yields goals into a factory of schedules.
 
-    The generator may read what came of a goal: `report = yield Goal(...)`. Each round a fresh generator is run from
-    the start with the recorded reports, so what it yields may depend on its options and on reports, and on nothing
+    The generator may read what came of a goal: `report = yield Goal(...)`. It is run anew from the start with the
+    recorded reports when a run is resumed, so what it yields may depend on its options and on reports, and on nothing
     else. Mark a goal `final` when it meets the target: `run` returns the best of those.
+
+    Goals with `start="origin"` that are yielded before the reports of one another are looked at can run at the same
+    time, where the caller gives an executor.
 
     Examples:
         >>> @schedule
@@ -178,13 +187,16 @@ def schedule(
     Args:
         fn: the generator function.
         needs: `("score",)` when it reads scores; a pipeline without `evaluate` is then refused.
+        setting: the function is `fn(target, setting, *options)`; the `Setting` has the layers of the model, their
+            shapes and couplings, and a seed for draws.
         check: called with the options when the schedule is written; raises when they make no sense.
 
     Returns:
         A factory: called with the options it gives a `Schedule`.
     """
+    leading = 2 if setting else 1
 
     def lift(function: Callable[..., Any]) -> Factory[Any, Schedule]:
-        return Factory(function, Schedule, lifts="schedule", needs=needs, check=check)
+        return Factory(function, Schedule, lifts="schedule", leading=leading, needs=needs, check=check)
 
     return lift if fn is None else lift(fn)

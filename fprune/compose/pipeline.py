@@ -1,110 +1,26 @@
-"""Schedules and pipelines as expressions: `schedule | stage | stage`, and what can be done with one."""
+"""A pipeline as an expression, `schedule | stage | stage`, and what can be done with one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import attrs
 from torch import Tensor, nn
 
-from fprune.compose.call import Call
 from fprune.compose.check import check, started
 from fprune.compose.explain import Explanation, explained
-from fprune.compose.refuse import kind_of, refusal
-from fprune.compose.replay import foreseen, replayed
+from fprune.compose.prepare import prepared, streamed
+from fprune.compose.refuse import refusal
 from fprune.compose.word import Stage
-from fprune.config import Config, ConfigLike
-from fprune.errors import CompositionError, ConfigTypeError
+from fprune.config import ConfigLike
+from fprune.errors import ConfigTypeError
 from fprune.model import Model
-from fprune.records import Goal, Report, TaskResult
+from fprune.records import Report, TaskResult
 from fprune.run import Store, Stream, run
 from fprune.tables import html_table
 
-
-def _calls(calls: Call | Iterable[Call]) -> tuple[Call, ...]:
-    found = (calls,) if isinstance(calls, Call) else tuple(calls)
-    for call in found:
-        if getattr(call.factory, "lifts", None) != "schedule":
-            raise CompositionError(f"Schedule: expected calls of schedules, found {call!r}", hint="lift it: @schedule")
-    if not found:
-        raise CompositionError("Schedule: expected at least one call", hint="one_shot() is the shortest schedule")
-    return found
-
-
-@final
-@attrs.frozen(repr=False)
-class Schedule:
-    """What the rounds of a run should reach, one goal after the other; a pure function of the reports so far.
-
-    Examples:
-        >>> from fprune.compose import schedule
-        >>> @schedule
-        ... def fractions(target, *values: float):
-        ...     for value in values:
-        ...         yield Goal(target.scaled(value), final=value == 1)
-        >>> steps = fractions(0.5).then(fractions(1.0))
-        >>> steps
-        fractions(0.5).then(fractions(1.0))
-        >>> steps.goals(Config(0.8))
-        [Goal(Config(0.4)), Goal(Config(0.8), final=True)]
-
-    Args:
-        calls: the lifted generators, one after the other.
-    """
-
-    kind: ClassVar[str] = "schedule"
-
-    calls: tuple[Call, ...] = attrs.field(converter=_calls)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the rounds have to report, e.g. `score`."""
-        return frozenset[str]().union(*(call.needs for call in self.calls))
-
-    def then(self, other: "Schedule") -> "Schedule":
-        """This schedule, and when it has no more goals the other one; each reads the reports of its own goals.
-
-        Raises:
-            CompositionError: the other is not a schedule.
-        """
-        if not isinstance(other, Schedule):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise CompositionError(
-                f"{self!r}.then: expected a schedule, found {kind_of(other)}", hint="for example one_shot()"
-            )
-        return Schedule(self.calls + other.calls)
-
-    def goal(self, target: Config, reports: Sequence[Report] = ()) -> Goal | None:
-        """The goal of the round that follows the reported ones; None when there is none.
-
-        Args:
-            target: what the caller asked for.
-            reports: one for each earlier round.
-
-        Raises:
-            ScheduleError: the schedule failed, or yielded something else than a goal.
-        """
-        return replayed(repr(self), self.calls, target, reports)
-
-    def goals(self, target: Config, reports: Sequence[Report] = ()) -> list[Goal]:
-        """The goals that are known before their rounds run; all of them when the schedule reads no reports."""
-        return self.foreseen(target, reports)[0]
-
-    def foreseen(self, target: Config, reports: Sequence[Report] = ()) -> tuple[list[Goal], bool]:
-        """The goals up to the first look at a report that does not exist yet, and whether these are all."""
-        return foreseen(repr(self), self.calls, target, reports)
-
-    def __or__(self, other: Stage) -> "Pipeline":
-        if not isinstance(other, Stage):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise refusal(self, other)
-        return Pipeline(self, other)
-
-    if not TYPE_CHECKING:  # a type checker reports the foreign left operand because there is no such operator
-
-        def __ror__(self, other: object) -> Any:
-            raise refusal(other, self)
-
-    def __repr__(self) -> str:
-        first, *others = map(repr, self.calls)
-        return first + "".join(f".then({other})" for other in others)
+if TYPE_CHECKING:  # a schedule joined to a stage is a pipeline, and so imports this file
+    from fprune.compose.schedule import Schedule
 
 
 @final
@@ -116,6 +32,7 @@ class Pipeline:
         >>> import torch
         >>> from fprune.compose import pruner, schedule
         >>> from fprune.masks import Masks
+        >>> from fprune.records import Goal
         >>> @schedule
         ... def twice(target):
         ...     yield Goal(target.scaled(0.5))
@@ -141,7 +58,7 @@ class Pipeline:
 
     kind: ClassVar[str] = "pipeline"
 
-    schedule: Schedule
+    schedule: "Schedule"
     stage: Stage
 
     @property
@@ -163,6 +80,7 @@ class Pipeline:
         seed: int | None = None,
         store: Store | None = None,
         masks: Mapping[str, Tensor] | None = None,
+        executor: Executor | None = None,
     ) -> Stream:
         """Describe a run; its rounds are made while the stream is iterated.
 
@@ -175,6 +93,10 @@ class Pipeline:
             seed: where all randomness of the run comes from; 0 when neither it nor a result is given.
             store: where results are kept.
             masks: what is masked already.
+            executor: where rounds that do not depend on each other run, such as a `ProcessPoolExecutor`, loky's or
+                Dask's. These are rounds that start from the origin and whose goals are known together, as those of
+                `evolve` or of a scan; up to 64 of them run ahead. Results, and their order, are the same with any
+                executor and with none. Threads take turns, since the random generators are one for the process.
 
         Returns:
             An iterable of one `TaskResult` a round, which can be iterated again.
@@ -186,12 +108,11 @@ class Pipeline:
             ScheduleError: a goal that is known before the run cannot be met.
         """
         start = started(model, config, example_inputs=example_inputs, seed=seed, masks=masks)
-        check(self.schedule, self.stage, start)
-        if not isinstance(store, Store | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigTypeError(
-                f"store: expected an object with latest and commit, got {store!r}", hint="leave it out to keep nothing"
-            )
-        return Stream(self.schedule.goal, self.stage, start, repr(self), store=store)
+        _refuse_foreign("store", store, Store, "an object with latest and commit", "leave it out to keep nothing")
+        _refuse_foreign("executor", executor, Executor, "an executor", "ThreadPoolExecutor(), or leave it out")
+        start, setting = prepared(self.schedule, self.stage, start, ahead=executor is not None)
+        check(self.schedule, self.stage, start, setting)
+        return streamed(self.schedule, self.stage, start, setting, repr(self), store=store, executor=executor)
 
     def run(
         self,
@@ -202,8 +123,21 @@ class Pipeline:
         seed: int | None = None,
         store: Store | None = None,
         masks: Mapping[str, Tensor] | None = None,
+        executor: Executor | None = None,
+        best: Callable[[Report], Any] | None = None,
+        keep_intermediate_result: bool = False,
     ) -> TaskResult:
         """Run every round and return the best result: the best score among final goals, else the last of them.
+
+        Examples:
+            >>> import torch
+            >>> from fprune import agp, level, linear
+            >>> net, smallest = torch.nn.Linear(4, 4), lambda report: report.sparsity if report.sparsity < 0.4 else None
+            >>> (linear(4) | level()).run(net, 0.5, best=smallest).goal
+            Goal(Config(0.375))
+            >>> result = (linear(4) | level()).run(net, 0.5, keep_intermediate_result=True)
+            >>> [round(r.report.sparsity, 2) for r in result.intermediate]
+            [0.0, 0.12, 0.25, 0.38, 0.5]
 
         Args:
             model: as in `stream`.
@@ -212,6 +146,10 @@ class Pipeline:
             seed: as in `stream`.
             store: as in `stream`.
             masks: as in `stream`.
+            executor: as in `stream`.
+            best: which result to return: a function of a report whose largest value wins, the later of equal ones;
+                None says that a result should not be returned while there is another.
+            keep_intermediate_result: keep the results of all rounds in the result's `intermediate`.
 
         Returns:
             A result; `.model` is the pruned model, `.module()` a plain module of it.
@@ -219,7 +157,10 @@ class Pipeline:
         Raises:
             StageError: a stage failed; the message names the round and the stage.
         """
-        return run(self.stream(model, config, example_inputs=example_inputs, seed=seed, store=store, masks=masks))
+        stream = self.stream(
+            model, config, example_inputs=example_inputs, seed=seed, store=store, masks=masks, executor=executor
+        )
+        return run(stream, best=best, keep_intermediate_result=keep_intermediate_result)
 
     def explain(self, model: nn.Module | Model, config: ConfigLike, *, example_inputs: object = None) -> Explanation:
         """Show what a run would do, before it does anything: rounds, layers, stages. Reads shapes only.
@@ -236,8 +177,9 @@ class Pipeline:
             FpruneError: as in `stream`.
         """
         start = started(model, config, example_inputs=example_inputs)
-        check(self.schedule, self.stage, start)
-        return explained(repr(self), self.schedule, self.stage, start)
+        start, setting = prepared(self.schedule, self.stage, start)
+        check(self.schedule, self.stage, start, setting)
+        return explained(repr(self), self.schedule, self.stage, start, setting)
 
     def __or__(self, other: Stage) -> "Pipeline":
         if not isinstance(other, Stage):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -262,3 +204,8 @@ class Pipeline:
 
 def _joined(*sets: frozenset[str]) -> tuple[str, ...]:
     return tuple(", ".join(sorted(names)) for names in sets)
+
+
+def _refuse_foreign(name: str, value: object, kind: type, expected: str, hint: str) -> None:
+    if not isinstance(value, kind | None):
+        raise ConfigTypeError(f"{name}: expected {expected}, got {value!r}", hint=hint)

@@ -6,10 +6,11 @@ import attrs
 
 from fprune.compose import Pipeline, seeded_stage
 from fprune.compose.check import check
+from fprune.compose.prepare import prepared, streamed
 from fprune.compose.refuse import kind_of
 from fprune.errors import CompositionError
 from fprune.records import TaskResult
-from fprune.run import Stream, run
+from fprune.run import run
 
 Keep = Literal["result", "config"]
 
@@ -81,8 +82,9 @@ def nested(result: TaskResult, seed: int, pipeline: Pipeline, *, keep: Keep = "r
         plan=target.resolve(result.origin),
     )
     entry = TaskResult(task, result.model, result.masks, structure=result.structure)
-    check(pipeline.schedule, pipeline.stage, entry)
-    best = run(Stream(pipeline.schedule.goal, pipeline.stage, entry, repr(pipeline), entry=entry))
+    entry, setting = prepared(pipeline.schedule, pipeline.stage, entry)
+    check(pipeline.schedule, pipeline.stage, entry, setting)
+    best = run(streamed(pipeline.schedule, pipeline.stage, entry, setting, repr(pipeline), entry=entry))
     note = f"nested: kept the {keep} of inner round {best.index}" + (
         "" if best.score is None else f", score {best.score:g}"
     )

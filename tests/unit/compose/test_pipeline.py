@@ -209,9 +209,9 @@ def test_masks_do_not_go_with_a_result() -> None:
 
 
 def test_stream_and_run_take_the_same_arguments() -> None:
-    options = ["self", "model", "config", "example_inputs", "seed", "store", "masks"]
+    options = ["self", "model", "config", "example_inputs", "seed", "store", "masks", "executor"]
     assert list(inspect.signature(Pipeline.stream).parameters) == options
-    assert list(inspect.signature(Pipeline.run).parameters) == options
+    assert list(inspect.signature(Pipeline.run).parameters) == [*options, "best", "keep_intermediate_result"]
 
 
 def test_html_is_one_small_table() -> None:

@@ -1,0 +1,76 @@
+"""What a schedule may know of a model besides its reports: layers and couplings, never weights."""
+
+from typing import final
+
+import attrs
+from torch import nn
+
+from fprune.config import Config, ConfigLike
+from fprune.inputs import Inputs
+from fprune.model import Model
+from fprune.plan import Plan
+from fprune.records import TaskResult
+from fprune.structure import Structure, trace
+
+__all__ = ["Setting"]
+
+
+@final
+@attrs.frozen(repr=False)
+class Setting:
+    """The layers a schedule divides an amount over, what ties them together, and the seed of its draws.
+
+    It is the same in every round of a run and holds no weights, so that a schedule which reads it remains a function
+    of its target, its options and the reports.
+
+    Examples:
+        >>> setting = Setting.of(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), 0.5, seed=3)
+        >>> setting
+        Setting(2 layers, seed=3)
+        >>> [(row.layer.name, row.layer.shape) for row in setting.plan.selected]
+        [('0', (8, 4)), ('1', (2, 8))]
+
+    Args:
+        plan: the target resolved on the original model, one row for each layer.
+        seed: where the schedule's draws come from; derived from the run's seed.
+        structure: what lives and dies together, when a stage or the schedule needs it; derived data that equality
+            leaves out.
+    """
+
+    plan: Plan
+    seed: int = 0
+    structure: Structure | None = attrs.field(default=None, eq=False)
+
+    @classmethod
+    def of(
+        cls, model: nn.Module | Model, config: ConfigLike, *, seed: int = 0, example_inputs: object = None
+    ) -> "Setting":
+        """Return what a schedule would be told in a run, to ask it for goals by hand.
+
+        Args:
+            model: the network.
+            config: the target.
+            seed: the schedule's seed.
+            example_inputs: what the model's forward takes; with them the structure is traced.
+
+        Returns:
+            The setting.
+
+        Raises:
+            ConfigError: the config does not fit the model.
+        """
+        taken, given = Model.of(model), Inputs.of(example_inputs)
+        return cls(Config.of(config).resolve(taken), seed, None if given is None else trace(taken, given))
+
+    @classmethod
+    def at(cls, start: TaskResult, seed: int) -> "Setting":
+        """Return the setting of a run that goes on from a state."""
+        task = start.task
+        found = (
+            start.structure if task.origin_structure is None and start.lineage.is_identity else task.origin_structure
+        )
+        return cls(task.plan, seed, found if isinstance(found, Structure) else None)
+
+    def __repr__(self) -> str:
+        traced = "" if self.structure is None else f", {len(self.structure.families)} families"
+        return f"Setting({len(self.plan.selected)} layers{traced}, seed={self.seed})"
