@@ -14,6 +14,8 @@ from fprune.pruners import l1 as l1
 from fprune.pruners import l2 as l2
 from fprune.pruners import fpgm as fpgm
 from fprune.pruners import random as random
+from fprune.pruners import apoz as apoz
+from fprune.pruners import mean_activation as mean_activation
 
 # Allocations, passed to a pruner: how the amount spreads, and what lives and dies together.
 from fprune.allocate import per_layer as per_layer

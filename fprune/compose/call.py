@@ -96,8 +96,8 @@ class Call:
     @property
     def needs(self) -> frozenset[str]:
         """What has to be there before the call: what its function and its arguments say they need."""
-        values = (self.fn, self.factory, *self.args, *(v for _, v in self.kwargs))
-        return frozenset[str]().union(*(declared(value, "needs") for value in values))
+        values = (self.fn, *self.args, *(v for _, v in self.kwargs))
+        return self._of_factory("needs").union(*(declared(value, "needs") for value in values))
 
     def foresees(self, structure: Any, plan: Any) -> dict[str, str]:
         """What its arguments say of the layers that will not lose what a plan asks of them: layer -> why."""
@@ -109,8 +109,12 @@ class Call:
     @property
     def gives(self) -> frozenset[str]:
         """What is there after the call, e.g. `masks`."""
-        gives: Any = getattr(self.factory, "gives", ())
-        return frozenset(cast("Iterable[str]", gives(*self.args, **dict(self.kwargs)) if callable(gives) else gives))
+        return self._of_factory("gives")
+
+    def _of_factory(self, what: str) -> frozenset[str]:
+        """What the lifted function was declared with: a set, or a function of the options."""
+        told: Any = getattr(self.factory, what, ())
+        return frozenset(cast("Iterable[str]", told(*self.args, **dict(self.kwargs)) if callable(told) else told))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Call):
