@@ -7,8 +7,9 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, cast, final
 
 import attrs
+from torch import Tensor
 
-from fprune.tree import same
+from fprune.tree import brief, count, same
 
 _Pairs = tuple[tuple[str, Any], ...]
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, type)
@@ -18,10 +19,13 @@ def expression(value: object) -> str:
     """The text of a value inside an expression: functions and classes by name, everything else by `repr`.
 
     Examples:
+        >>> import torch
         >>> expression((len, 0.5, {"p": max}))
         "(len, 0.5, {'p': max})"
         >>> expression(lambda: None)
         '<lambda>'
+        >>> expression([(torch.zeros(8, 3), torch.zeros(8))] * 20)
+        '[(<float32[8, 3]>, <float32[8]>), ... 19 more]'
     """
     if isinstance(value, _FUNCTIONS):
         return value.__qualname__.rpartition("<locals>.")[2]
@@ -32,11 +36,17 @@ def expression(value: object) -> str:
         items = [expression(v) for v in cast("tuple[object, ...]", value)]
         return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
     if type(value) is list:
-        return f"[{', '.join(expression(v) for v in cast('list[object]', value))}]"
+        items = cast("list[object]", value)
+        if len(items) > 1 and count(items):  # data; what makes it again is not in its values
+            return f"[{expression(items[0])}, ... {len(items) - 1} more]"
+        return f"[{', '.join(expression(v) for v in items)}]"
     if type(value) is dict:
         table = cast("dict[object, object]", value)
         return "{" + ", ".join(f"{expression(k)}: {expression(v)}" for k, v in table.items()) + "}"
-    return repr(value)
+    if isinstance(value, Tensor):
+        return f"<{brief(value)}>"
+    # The default repr has an address in it, so that one expression would read differently in every process.
+    return f"<{type(value).__name__}>" if type(value).__repr__ is object.__repr__ else repr(value)
 
 
 def call_text(name: str, args: Sequence[object], kwargs: _Pairs) -> str:
