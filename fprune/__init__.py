@@ -14,8 +14,6 @@ from fprune.pruners import l1 as l1
 from fprune.pruners import l2 as l2
 from fprune.pruners import fpgm as fpgm
 from fprune.pruners import random as random
-from fprune.pruners import apoz as apoz
-from fprune.pruners import mean_activation as mean_activation
 
 # Allocations, passed to a pruner: how the amount spreads, and what lives and dies together.
 from fprune.allocate import per_layer as per_layer
@@ -28,6 +26,10 @@ from fprune.allocate import n_m as n_m
 from fprune.schedules import one_shot as one_shot
 from fprune.schedules import linear as linear
 from fprune.schedules import agp as agp
+from fprune.schedules import annealing as annealing
+from fprune.schedules import evolve as evolve
+from fprune.schedules import netadapt as netadapt
+from fprune.schedules import amc as amc
 from fprune.schedules import lottery as lottery
 from fprune.schedules import unfold as unfold
 

@@ -11,7 +11,7 @@ from fprune.errors import ConfigError, ConfigTypeError
 from fprune.fields import ratio
 from fprune.layers import Layer, layers_of
 from fprune.model import Model
-from fprune.plan import Plan, resolve
+from fprune.plan import Plan, Row, resolve
 from fprune.rule import Rule
 from fprune.tables import html_table
 
@@ -53,6 +53,18 @@ def _rules(value: "ConfigLike") -> tuple[Rule, ...]:
         return (Rule(sparsity=ratio(found, "sparsity")),)
     hint = "a fraction such as 0.5, a Rule, or a list of rules or dicts"
     raise ConfigTypeError(f"expected a config, got {type(found).__name__}", hint=hint)
+
+
+def _alone(row: Row, plan: Plan, sparsity: float) -> Rule:
+    """Return the rule that won a layer, for this layer alone."""
+    index = row.rule
+    if index is None or not row.selected:
+        raise ConfigError(f"layer {row.exact_name!r} is not selected", hint="leave it out, or give it a rule")
+    rule, names = plan.rules[index], (row.exact_name,)
+    selectors = {"op_types": (), "op_names": names, "op_partial_names": ()}
+    amounts = {"sparsity": sparsity, "total_sparsity": None, "max_sparsity_per_layer": row.cap}
+    changes: dict[str, Any] = selectors | amounts
+    return _at(index, lambda: attrs.evolve(rule, **changes))
 
 
 def _rule(index: int, entry: object) -> Rule:
@@ -153,6 +165,38 @@ class Config:
             hint = "Config.of reads a fraction or a rule as well"
             raise ConfigTypeError(f"expected a list of dicts, got {type(found).__name__}", hint=hint)
         return cls(entries)
+
+    @classmethod
+    def allocated(cls, plan: Plan, sparsities: Mapping[str, float]) -> "Config":
+        """Return one rule for each of some layers, with a sparsity of its own.
+
+        A layer keeps the other keys of the rule that selected it (its bound, granularity, multiples) and what the plan
+        excludes stays excluded; layers that are not named are left alone.
+
+        Examples:
+            >>> import torch
+            >>> plan = Config([{"total_sparsity": 0.5}]).resolve({"a": torch.ones(4, 3), "b": torch.ones(2, 3)})
+            >>> Config.allocated(plan, {"a": 0.75, "b": 0.0})
+            Config([Rule(op_names=('a',), sparsity=0.75), Rule(op_names=('b',), sparsity=0.0)])
+
+        Args:
+            plan: what the layers are selected by, such as `setting.plan`.
+            sparsities: layer name or weight name -> fraction to remove, in `[0, 1)`.
+
+        Returns:
+            The config.
+
+        Raises:
+            ConfigError: a layer is not in the plan or not selected, or a sparsity is out of its range.
+        """
+        asked = {plan[name].layer.weight: amount for name, amount in sparsities.items()}
+        rules: list[Rule] = []
+        for row in plan.rows:
+            if row.excluded:
+                rules.append(Rule(op_names=[row.exact_name], exclude=True))
+            elif row.layer.weight in asked:
+                rules.append(_alone(row, plan, asked[row.layer.weight]))
+        return cls(tuple(rules))
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return the list-of-dicts form, which JSON can hold.

@@ -56,6 +56,11 @@ class Row:
         return self.sparsity is not None or self.total is not None
 
     @property
+    def exact_name(self) -> str:
+        """A name that selects this layer and no other one."""
+        return self.layer.name or self.layer.weight
+
+    @property
     def removes(self) -> str:
         """The amount in words: `0.8`, `0.8 shared, at most 0.9`, `0.5 of head`, `excluded`, or empty."""
         amount = f"{self.sparsity:g}" if self.sparsity is not None else ""

@@ -35,11 +35,13 @@ class Setting:
         seed: where the schedule's draws come from; derived from the run's seed.
         structure: what lives and dies together, when a stage or the schedule needs it; derived data that equality
             leaves out.
+        coupled: whether layers lose the channels they share together, as under `dependency_aware`.
     """
 
     plan: Plan
     seed: int = 0
     structure: Structure | None = attrs.field(default=None, eq=False)
+    coupled: bool = attrs.field(default=attrs.Factory(lambda self: self.structure is not None, takes_self=True))
 
     @classmethod
     def of(
@@ -63,13 +65,14 @@ class Setting:
         return cls(Config.of(config).resolve(taken), seed, None if given is None else trace(taken, given))
 
     @classmethod
-    def at(cls, start: TaskResult, seed: int) -> "Setting":
+    def at(cls, start: TaskResult, seed: int, *, coupled: bool) -> "Setting":
         """Return the setting of a run that goes on from a state."""
         task = start.task
         found = (
             start.structure if task.origin_structure is None and start.lineage.is_identity else task.origin_structure
         )
-        return cls(task.plan, seed, found if isinstance(found, Structure) else None)
+        structure = found if isinstance(found, Structure) else None
+        return cls(task.plan, seed, structure, coupled and structure is not None)
 
     def __repr__(self) -> str:
         traced = "" if self.structure is None else f", {len(self.structure.families)} families"

@@ -7,9 +7,8 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, cast, final
 
 import attrs
-from torch import Tensor
 
-from fprune.tree import brief, count, same
+from fprune.tree import same
 
 _Pairs = tuple[tuple[str, Any], ...]
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, type)
@@ -19,13 +18,10 @@ def expression(value: object) -> str:
     """The text of a value inside an expression: functions and classes by name, everything else by `repr`.
 
     Examples:
-        >>> import torch
         >>> expression((len, 0.5, {"p": max}))
         "(len, 0.5, {'p': max})"
         >>> expression(lambda: None)
         '<lambda>'
-        >>> expression([(torch.zeros(8, 3), torch.zeros(8))] * 20)
-        '[(<float32[8, 3]>, <float32[8]>), ... 19 more]'
     """
     if isinstance(value, _FUNCTIONS):
         return value.__qualname__.rpartition("<locals>.")[2]
@@ -36,17 +32,11 @@ def expression(value: object) -> str:
         items = [expression(v) for v in cast("tuple[object, ...]", value)]
         return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
     if type(value) is list:
-        items = cast("list[object]", value)
-        if len(items) > 1 and count(items):  # data; what makes it again is not in its values
-            return f"[{expression(items[0])}, ... {len(items) - 1} more]"
-        return f"[{', '.join(expression(v) for v in items)}]"
+        return f"[{', '.join(expression(v) for v in cast('list[object]', value))}]"
     if type(value) is dict:
         table = cast("dict[object, object]", value)
         return "{" + ", ".join(f"{expression(k)}: {expression(v)}" for k, v in table.items()) + "}"
-    if isinstance(value, Tensor):
-        return f"<{brief(value)}>"
-    # The default repr has an address in it, so that one expression would read differently in every process.
-    return f"<{type(value).__name__}>" if type(value).__repr__ is object.__repr__ else repr(value)
+    return repr(value)
 
 
 def call_text(name: str, args: Sequence[object], kwargs: _Pairs) -> str:
@@ -106,25 +96,30 @@ class Call:
     @property
     def needs(self) -> frozenset[str]:
         """What has to be there before the call: what its function and its arguments say they need."""
-        values = (self.fn, *self.args, *(v for _, v in self.kwargs))
-        return self._of_factory("needs").union(*(declared(value, "needs") for value in values))
+        values = (self.fn, self.factory, *self._given)
+        return frozenset[str]().union(*(declared(value, "needs") for value in values))
+
+    @property
+    def couples(self) -> bool:
+        """Whether it prunes by the couplings of the model: an allocation among its arguments needs the structure."""
+        pruner = getattr(self.factory, "lifts", None) == "pruner"
+        return pruner and any("structure" in declared(value, "needs") for value in self._given)
+
+    @property
+    def _given(self) -> tuple[Any, ...]:
+        return (*self.args, *(value for _, value in self.kwargs))
 
     def foresees(self, structure: Any, plan: Any) -> dict[str, str]:
         """What its arguments say of the layers that will not lose what a plan asks of them: layer -> why."""
-        values: list[object] = [*self.args, *(value for _, value in self.kwargs)]
-        found = [cast("Callable[[Any, Any], dict[str, str]] | None", getattr(v, "foresees", None)) for v in values]
+        found = [cast("Callable[[Any, Any], dict[str, str]] | None", getattr(v, "foresees", None)) for v in self._given]
         told = [tell(structure, plan) for tell in found if tell is not None]
         return {name: why for one in told for name, why in one.items()}
 
     @property
     def gives(self) -> frozenset[str]:
         """What is there after the call, e.g. `masks`."""
-        return self._of_factory("gives")
-
-    def _of_factory(self, what: str) -> frozenset[str]:
-        """What the lifted function was declared with: a set, or a function of the options."""
-        told: Any = getattr(self.factory, what, ())
-        return frozenset(cast("Iterable[str]", told(*self.args, **dict(self.kwargs)) if callable(told) else told))
+        gives: Any = getattr(self.factory, "gives", ())
+        return frozenset(cast("Iterable[str]", gives(*self.args, **dict(self.kwargs)) if callable(gives) else gives))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Call):

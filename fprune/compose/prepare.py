@@ -27,7 +27,8 @@ def prepared(
         start = _traced(start)
     if not schedule.reads_setting:
         return start, None
-    return start, Setting.at(start, fold_in(start.task.seed, "schedule"))
+    coupled = any(call.couples for call in stage.calls)
+    return start, Setting.at(start, fold_in(start.task.seed, "schedule"), coupled=coupled)
 
 
 def _traced(start: TaskResult) -> TaskResult:

@@ -4,8 +4,6 @@ To add one, copy its neighbour: a function of parameters and config that ends in
 `allocation(criterion, params, config)`.
 """
 
-from fprune.pruners.activations import apoz as apoz
-from fprune.pruners.activations import mean_activation as mean_activation
 from fprune.pruners.weights import fpgm as fpgm
 from fprune.pruners.weights import l1 as l1
 from fprune.pruners.weights import l2 as l2

@@ -21,8 +21,11 @@ from fprune import (
     Schedule,
     Stage,
     agp,
+    amc,
+    annealing,
     dependency_aware,
     evaluate,
+    evolve,
     finetune,
     fpgm,
     globally,
@@ -32,6 +35,7 @@ from fprune import (
     linear,
     lottery,
     nested,
+    netadapt,
     one_shot,
     random,
     reset_weight,
@@ -281,6 +285,25 @@ def stages(draw: st.DrawFn) -> Stage:
 @st.composite
 def pipelines(draw: st.DrawFn) -> Pipeline:
     return draw(schedules) | draw(stages())
+
+
+searches: st.SearchStrategy[Schedule] = st.sampled_from(
+    [
+        annealing(stop=60),
+        annealing(stop=80, magnitude=0.1).then(one_shot()),
+        evolve(population=3, generations=2, parents=2),
+        netadapt(2),
+        amc(4, warmup=2),
+    ]
+)
+
+
+@st.composite
+def search_pipelines(draw: st.DrawFn) -> Pipeline:
+    """A schedule that reads scores, a pruner, a score; sometimes a smaller model in between."""
+    smaller = draw(st.sampled_from([Stage(), speed_up()]))
+    pruner = draw(st.one_of(st.sampled_from([level(), l1()]), coupled_pruners.map(lambda word: word | smaller)))
+    return draw(searches) | pruner | evaluate(score)
 
 
 # What `eval(repr(pipeline))` may use.

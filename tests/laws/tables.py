@@ -28,7 +28,7 @@ from fprune.inputs import inputs
 from fprune.layers import Layer, unit_view
 from fprune.masks import Masks
 from fprune.model import Model
-from fprune.pruners import apoz, fpgm, l1, l2, level, mean_activation, random
+from fprune.pruners import fpgm, l1, l2, level, random
 from fprune.structure import Structure, trace
 
 LAWS = {
@@ -116,7 +116,6 @@ CHANCE = dict.fromkeys(("scores", "outputs", "inputs", "names"), "it is chance")
 SLOPES = dict.fromkeys(
     ("scale", "signs"), "gradients depend on the scale, the sign and the neighbours of a weight"
 ) | dict.fromkeys(("outputs", "inputs"), "another network")
-BIASED = {"scale": "biases do not scale like products of weights", "signs": "a rectifier tells signs apart"}
 
 PRUNERS = [
     Pruner("level", level, "element", magnitude()),
@@ -125,14 +124,6 @@ PRUNERS = [
     Pruner("fpgm", fpgm, "channel", geometric_distance()),
     Pruner("random", random, "element", off=CHANCE),
     Pruner("random, channels", lambda allocation: random(allocation, granularity="channel"), "channel", off=CHANCE),
-    Pruner("apoz", lambda a: apoz(forward, BATCHES, a, activation="relu"), "channel", needs_model=True, off=BIASED),
-    Pruner(
-        "mean_activation",
-        lambda a: mean_activation(forward, BATCHES, a, activation="relu"),
-        "channel",
-        needs_model=True,
-        off=BIASED,
-    ),
 ]
 ALLOCATIONS = [
     Spread("per_layer", per_layer, whole),

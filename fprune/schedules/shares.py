@@ -1,0 +1,91 @@
+"""Numbers behind an allocation: a sparsity for each group, whose mean weighted by size is the amount asked for."""
+
+import numpy as np
+import torch
+
+from fprune.schedules.groups import Floats, Pool
+
+__all__ = ["perturbed", "rescaled", "sorted_start", "uniform", "whole"]
+
+
+def uniform(draw: torch.Generator, count: int, low: float = 0.0, high: float = 1.0) -> Floats:
+    """Draw numbers from U(low, high)."""
+    return low + (high - low) * torch.rand(count, generator=draw, dtype=torch.float64).numpy()
+
+
+def rescaled(raw: Floats, pool: Pool) -> Floats:
+    """Scale numbers to an allocation: `s = min(cap, c * r)`, with the c for which `sum(n * s) = total * sum(n)`.
+
+    A group at its bound stays there and the others make up for it, so that one pass finds an allocation whenever the
+    bounds allow any; numbers that are zero are taken for small ones, so that they can grow when all others are full.
+
+    Args:
+        raw: a number for each group, not negative.
+        pool: sizes, bounds and the total; reachable.
+
+    Returns:
+        A sparsity for each group, in `[0, cap]`.
+    """
+    sizes, caps = pool.sizes, pool.caps
+    raw = np.maximum(raw, 1e-9)
+    need, shares, free = pool.total * pool.weights, np.zeros(len(raw)), np.ones(len(raw), np.bool_)
+    while free.any():
+        factor = max(need, 0.0) / float(sizes[free] @ raw[free])
+        full = free & (factor * raw >= caps)
+        if not full.any():
+            shares[free] = factor * raw[free]
+            break
+        shares[full] = caps[full]
+        need -= float(sizes[full] @ caps[full])
+        free &= ~full
+    return shares
+
+
+def whole(shares: Floats, pool: Pool) -> Floats:
+    """Move an allocation to whole units, so that rounding each layer down loses nothing of the total.
+
+    The groups with the largest remainders get one unit more while the total allows; what no unit fits in stays a
+    fraction of one unit, so that the weighted mean is the total still. For single weights, `floor(s * n)` over the
+    groups then sums to `floor(total * sum(n))`, exactly.
+
+    Args:
+        shares: a sparsity for each group.
+        pool: the groups.
+
+    Returns:
+        A sparsity for each group, in `[0, cap]`.
+    """
+    sizes, units, most = pool.sizes, pool.units, pool.most
+    each = sizes / units
+    count = np.minimum(np.floor(shares * units + 1e-9).astype(np.int64), most)
+    left = pool.total * pool.weights - float(count @ each)
+    for at in np.argsort(count - shares * units, kind="stable").tolist():
+        if count[at] < most[at] and each[at] <= left * (1 + 1e-12) + 1e-9:
+            count[at] += 1
+            left -= each[at]
+    largest = np.argsort(-each, kind="stable").tolist()
+    for at in largest:
+        more = min(int(most[at] - count[at]), int((left * (1 + 1e-12) + 1e-9) // each[at]))
+        if more > 0:
+            count[at] += more
+            left -= more * each[at]
+    exact = count / units
+    for at in largest:
+        room = min(pool.caps[at] - exact[at], (1 - 1e-6) / units[at])
+        part = min(max(left, 0.0) / sizes[at], max(room, 0.0))
+        exact[at] += part
+        left -= part * sizes[at]
+    return exact
+
+
+def sorted_start(draw: torch.Generator, pool: Pool) -> Floats:
+    """A random allocation in which larger groups lose more: `sorted(U(0, 1))`, by size, rescaled."""
+    raw = np.empty(len(pool.groups))
+    raw[np.argsort(pool.sizes, kind="stable")] = np.sort(uniform(draw, len(raw)))
+    return rescaled(raw, pool)
+
+
+def perturbed(shares: Floats, pool: Pool, draw: torch.Generator, magnitude: float) -> Floats:
+    """An allocation near another: every share moves by U(-magnitude, magnitude), then all are rescaled."""
+    moved = shares + uniform(draw, len(shares), -magnitude, magnitude)
+    return rescaled(np.clip(moved, 0.0, pool.caps), pool)
