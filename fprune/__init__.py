@@ -14,6 +14,12 @@ from fprune.pruners import l1 as l1
 from fprune.pruners import l2 as l2
 from fprune.pruners import fpgm as fpgm
 from fprune.pruners import random as random
+from fprune.pruners import taylor as taylor
+from fprune.pruners import snip as snip
+from fprune.pruners import grasp as grasp
+from fprune.pruners import synflow as synflow
+from fprune.pruners import fisher as fisher
+from fprune.pruners import hessian as hessian
 
 # Allocations, passed to a pruner: how the amount spreads, and what lives and dies together.
 from fprune.allocate import per_layer as per_layer

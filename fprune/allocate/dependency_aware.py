@@ -26,7 +26,7 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
     """Remove whole units: a filter with its bias, the norm's entries, the filters added to it, the weights reading it.
 
     The units come from the structure of the model. A unit's score is the mean over the weights whose output channels it
-    owns of `score of those channels / mean score of the weight's channels`, so that a layer with large kernels does not
+    owns of `score of those channels / mean absolute score of the weight's channels`, so that a large kernel does not
     decide for the layers it is added to. Of each family of units `floor(s * n)` go, n counted before any compaction; of
     a layer whose channels fall into several families `floor(s * n)` go in total, and each family keeps one unit. With
     `total_sparsity` the units of the rule compete, and their channels in the rule's layers are counted.
@@ -93,7 +93,7 @@ def _structure(scope: Scope) -> Structure:
 
 
 def _scores(criterion: Criterion, scope: Scope, structure: Structure, found: Sequence[Axis]) -> Floats:
-    """A score for each label: the mean over weights of (its channels' score / the weight's mean score of a channel)."""
+    """A score for each label: the mean over weights of (its channels' score / the weight's mean absolute score)."""
     asked = np.zeros(structure.labels, np.bool_)
     for axis in found:
         asked[axis.family.labels] = True
@@ -104,7 +104,7 @@ def _scores(criterion: Criterion, scope: Scope, structure: Structure, found: Seq
     for layer, found_scores in criterion.each(scope, layers, "channel"):
         score = found_scores.double().cpu().numpy()
         alive = np.isfinite(score)
-        mean = score[alive].mean() if alive.any() else 1.0
+        mean = np.abs(score[alive]).mean() if alive.any() else 1.0  # scores with a sign keep their order
         score = np.where(alive, score, 0.0) / (mean or 1.0)
         labels = rows[layer.weight]
         for column in labels.T:

@@ -7,32 +7,41 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, cast, final
 
 import attrs
+from torch import Tensor
 
-from fprune.tree import same
+from fprune.tree import brief, count, same
 
 _Pairs = tuple[tuple[str, Any], ...]
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, type)
 
 
 def expression(value: object) -> str:
-    """The text of a value inside an expression: functions and classes by name, everything else by `repr`.
+    """The text of a value inside an expression: functions and classes by name, data in brief, the rest by `repr`.
 
     Examples:
         >>> expression((len, 0.5, {"p": max}))
         "(len, 0.5, {'p': max})"
         >>> expression(lambda: None)
         '<lambda>'
+        >>> import torch
+        >>> expression([(torch.zeros(8, 3), torch.zeros(8)), (torch.zeros(2, 3), torch.zeros(2))])
+        '[(float32[8, 3], float32[8]), ...]'
     """
     if isinstance(value, _FUNCTIONS):
         return value.__qualname__.rpartition("<locals>.")[2]
     if isinstance(value, partial):
         bound = cast("partial[Any]", value)
         return call_text("partial", (bound.func, *bound.args), tuple(bound.keywords.items()))
+    if isinstance(value, Tensor):
+        return brief(value)
     if type(value) is tuple:
         items = [expression(v) for v in cast("tuple[object, ...]", value)]
         return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
     if type(value) is list:
-        return f"[{', '.join(expression(v) for v in cast('list[object]', value))}]"
+        listed = cast("list[object]", value)
+        if len(listed) > 1 and count(listed):
+            return f"[{expression(listed[0])}, ...]"  # batches of data: what one looks like is enough
+        return f"[{', '.join(map(expression, listed))}]"
     if type(value) is dict:
         table = cast("dict[object, object]", value)
         return "{" + ", ".join(f"{expression(k)}: {expression(v)}" for k, v in table.items()) + "}"

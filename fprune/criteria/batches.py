@@ -36,6 +36,7 @@ from fprune.scope import Scope
 __all__ = [
     "Batches",
     "Loss",
+    "added",
     "callable_model",
     "check_batches",
     "check_data",
@@ -155,9 +156,13 @@ def summed(batches: Batches, who: str, terms: Callable[[Any, str], Mapping[str, 
     """
     total: dict[str, Tensor] = {}
     for where, batch in each(batches, who):
-        for name, term in terms(batch, where).items():
-            total[name] = total[name].add_(term) if name in total else term
+        total = added(total, terms(batch, where))
     return total
+
+
+def added(total: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add fresh tensors to a sum that started empty, in its memory."""
+    return {name: total[name].add_(term) if name in total else term for name, term in terms.items()}
 
 
 def callable_model(scope: Scope, who: str) -> Model:

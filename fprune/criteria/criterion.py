@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from fprune.compose.call import call_text
 from fprune.criteria.precision import wide_dtype
 from fprune.errors import ConfigTypeError, ModelError, ScoreError
 from fprune.layers import Layer, unit_view
@@ -49,12 +50,15 @@ class Criterion:
         options: its keyword arguments, in the order of its signature.
         reads: `"weight"`: `fn(weight, **options)`, one layer at a time; or `"scope"`: all layers at once,
             `fn(scope, layers, grain, **options)`.
+        default: the grain that allocations use when they have no reason to ask for another one, where that is not
+            the one the function scores.
     """
 
     fn: Callable[..., Any]
     grain: Grain | Literal["any"]
     options: tuple[tuple[str, Any], ...] = ()
     reads: Reads = "weight"
+    default: Grain | None = None
 
     @property
     def name(self) -> str:
@@ -64,7 +68,19 @@ class Criterion:
     @property
     def natural(self) -> Grain:
         """The grain an allocation uses when it has no reason to ask for another one."""
+        if self.default is not None:
+            return self.default
         return "element" if self.grain == "any" else self.grain
+
+    def at(self, grain: Grain) -> "Criterion":
+        """Return this criterion with another natural grain; scores are converted where the function has its own.
+
+        Examples:
+            >>> from fprune.criteria import magnitude
+            >>> magnitude().natural, magnitude().at("channel").natural
+            ('element', 'channel')
+        """
+        return attrs.evolve(self, default=grain)
 
     def __call__(
         self, params: Mapping[str, Tensor], layers: Sequence[Layer], grain: Grain | None = None
@@ -160,10 +176,10 @@ class Criterion:
         return hash((self.fn, self.grain, self.reads))
 
     def _key(self) -> tuple[object, ...]:
-        return self.fn, self.grain, self.options, self.reads
+        return self.fn, self.grain, self.options, self.reads, self.default
 
     def __repr__(self) -> str:
-        return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.options)})"
+        return call_text(self.name, (), self.options)
 
 
 @overload

@@ -1,7 +1,6 @@
 """Pruners that look at the weights alone, and the one that looks at nothing."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import attrs
 from torch import Tensor
@@ -10,8 +9,8 @@ from fprune.allocate import Allocation, per_layer
 from fprune.compose import pruner
 from fprune.config import Config
 from fprune.criteria import channel_norm, geometric_distance, magnitude, uniform
-from fprune.errors import ConfigError
 from fprune.masks import Masks
+from fprune.pruners.options import Granularity, check_granularity
 
 __all__ = ["fpgm", "l1", "l2", "level", "random"]
 
@@ -140,19 +139,17 @@ def fpgm(params: Mapping[str, Tensor], config: Config, allocation: Allocation = 
     return allocation(geometric_distance(), params, config)
 
 
-def _check_granularity(allocation: Allocation = per_layer, *, granularity: str = "element") -> None:
-    if granularity not in ("element", "channel"):
-        found = f"random: expected granularity 'element' or 'channel', got {granularity!r}"
-        raise ConfigError(found, hint="random(granularity='channel') removes whole output channels")
+def _check_random(allocation: object = per_layer, *, granularity: object = "element") -> None:
+    check_granularity("random", granularity)
 
 
-@pruner(check=_check_granularity)
+@pruner(check=_check_random)
 def random(
     params: Mapping[str, Tensor],
     config: Config,
     allocation: Allocation = per_layer,
     *,
-    granularity: Literal["element", "channel"] = "element",
+    granularity: Granularity = "element",
 ) -> Masks:
     """Remove weights or output channels at random, the baseline for every other pruner.
 

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from fprune.allocate import Allocation, balanced, dependency_aware, globally, n_m, per_layer
 from fprune.compose import Stage
-from fprune.config import Config
+from fprune.config import ConfigLike
 from fprune.criteria import Criterion, channel_norm, geometric_distance, magnitude
 from fprune.inputs import inputs
 from fprune.layers import Layer, unit_view
 from fprune.masks import Masks
 from fprune.model import Model
-from fprune.pruners import fpgm, l1, l2, level, random
+from fprune.pruners import fisher, fpgm, grasp, hessian, l1, l2, level, random, snip, synflow, taylor
 from fprune.structure import Structure, trace
 
 LAWS = {
@@ -112,6 +112,27 @@ def four(layer: Layer, grain: str) -> int:
     return 4
 
 
+def batches(count: int = 2) -> list[tuple[Tensor, Tensor]]:
+    """Small integer images with a target for each of the four outputs."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (
+            torch.randint(-2, 3, (3, 4, 8, 8), generator=generator).float(),
+            torch.randint(-1, 2, (3, 4), generator=generator).float(),
+        )
+        for _ in range(count)
+    ]
+
+
+BATCHES = batches()
+
+
+def loss(model: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+    """A loss with a curvature, finite for every drawn model."""
+    x, target = batch
+    return (model(x) - target).square().mean()
+
+
 CHANCE = dict.fromkeys(("scores", "outputs", "inputs", "names"), "it is chance")
 SLOPES = dict.fromkeys(
     ("scale", "signs"), "gradients depend on the scale, the sign and the neighbours of a weight"
@@ -124,6 +145,33 @@ PRUNERS = [
     Pruner("fpgm", fpgm, "channel", geometric_distance()),
     Pruner("random", random, "element", off=CHANCE),
     Pruner("random, channels", lambda allocation: random(allocation, granularity="channel"), "channel", off=CHANCE),
+    Pruner("taylor", lambda allocation: taylor(loss, BATCHES, allocation), "channel", needs_model=True, off=SLOPES),
+    Pruner("snip", lambda allocation: snip(loss, BATCHES, allocation), "element", needs_model=True, off=SLOPES),
+    Pruner("fisher", lambda allocation: fisher(loss, BATCHES, allocation), "element", needs_model=True, off=SLOPES),
+    Pruner(
+        "grasp",
+        lambda allocation: grasp(loss, BATCHES, allocation),
+        "element",
+        needs_model=True,
+        slow=True,
+        off=SLOPES,
+    ),
+    Pruner(
+        "hessian",
+        lambda allocation: hessian(loss, BATCHES, allocation, probes=1),
+        "element",
+        needs_model=True,
+        slow=True,
+        off=SLOPES,
+    ),
+    Pruner(
+        "synflow",
+        lambda allocation: synflow(allocation, rounds=2),
+        "element",
+        needs_model=True,
+        slow=True,
+        off=SLOPES | {"shrinks": "another target, other steps on the way"},
+    ),
 ]
 ALLOCATIONS = [
     Spread("per_layer", per_layer, whole),
@@ -196,27 +244,6 @@ def drawn(pruner: Pruner, draw: tuple[int, int]) -> Model:
     return integers(NETS[pruner.net], *draw)
 
 
-def batches(count: int = 2) -> list[tuple[Tensor, Tensor]]:
-    """Small integer images with a target for each of the four outputs."""
-    generator = torch.Generator().manual_seed(0)
-    return [
-        (
-            torch.randint(-2, 3, (3, 4, 8, 8), generator=generator).float(),
-            torch.randint(-1, 2, (3, 4), generator=generator).float(),
-        )
-        for _ in range(count)
-    ]
-
-
-BATCHES = batches()
-
-
-def loss(model: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-    """A loss with a curvature, finite for every drawn model."""
-    x, target = batch
-    return (model(x) - target).square().mean()
-
-
 def forward(model: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
     return model(batch[0])
 
@@ -228,11 +255,14 @@ def distinct(seed: int) -> dict[str, Tensor]:
 
 
 def found(
-    pruner: Pruner, allocation: Spread, params: Mapping[str, Tensor], sparsity: float, **options: object
+    pruner: Pruner, allocation: Spread, params: Mapping[str, Tensor], config: ConfigLike, **options: object
 ) -> Masks:
     """What the pruner removes of the layers it is for."""
-    structure = NETS[pruner.net].structure if allocation.structural else None
-    return pruner.make(allocation.value).masks(params, Config(sparsity), structure=structure, **options)
+    traced = NETS[pruner.net].structure
+    structure = traced if allocation.structural else None
+    example = traced.inputs if pruner.needs_model else None
+    stage = pruner.make(allocation.value)
+    return stage.masks(params, config, structure=structure, example_inputs=example, **options)
 
 
 def reachable(allocation: Spread) -> Iterator[float]:

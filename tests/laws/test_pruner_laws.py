@@ -201,9 +201,7 @@ def test_no_layer_is_emptied(pruner: Pruner, allocation: Spread, draw: tuple[int
 @several
 def test_what_is_excluded_stays_dense(pruner: Pruner, allocation: Spread, draw: tuple[int, int]) -> None:
     model = drawn(pruner, draw)
-    structure = NETS[pruner.net].structure if allocation.structural else None
-    rules = [{"sparsity": 0.5}, {"op_names": ["c"], "exclude": True}]
-    masks = pruner.make(allocation.value).masks(model, rules, structure=structure)
+    masks = found(pruner, allocation, model, [{"sparsity": 0.5}, {"op_names": ["c"], "exclude": True}])
     outputs = masks["c.weight"].expand(model["c.weight"].shape).flatten(1).any(dim=1) if "c.weight" in masks else None
     assert "c.bias" not in masks
     assert outputs is None or (allocation.structural and outputs.all())
