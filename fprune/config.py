@@ -60,11 +60,10 @@ def _alone(row: Row, plan: Plan, sparsity: float) -> Rule:
     index = row.rule
     if index is None or not row.selected:
         raise ConfigError(f"layer {row.exact_name!r} is not selected", hint="leave it out, or give it a rule")
-    rule, names = plan.rules[index], (row.exact_name,)
-    selectors = {"op_types": (), "op_names": names, "op_partial_names": ()}
+    selectors = {"op_types": (), "op_names": (row.exact_name,), "op_partial_names": ()}
     amounts = {"sparsity": sparsity, "total_sparsity": None, "max_sparsity_per_layer": row.cap}
     changes: dict[str, Any] = selectors | amounts
-    return _at(index, lambda: attrs.evolve(rule, **changes))
+    return _at(index, lambda: attrs.evolve(plan.rules[index], **changes))
 
 
 def _rule(index: int, entry: object) -> Rule:

@@ -4,12 +4,11 @@ import math
 from collections.abc import Generator, Sequence
 
 import torch
-from torch import Tensor
 
 from fprune.compose import schedule
 from fprune.config import Config
 from fprune.records import Goal, Report
-from fprune.schedules.ddpg import Agent, Transition, truncated_normal
+from fprune.schedules.ddpg import Agent, State, Transition, truncated_normal
 from fprune.schedules.groups import pools
 from fprune.schedules.resource import Kind, Ledger, allocated, ledgers
 from fprune.schedules.searching import counted, kind_of_resource, number, score_of
@@ -109,11 +108,11 @@ def amc(
 
 
 def _episode(
-    books: Sequence[Ledger], features: Tensor, agent: Agent, spread: float, draw: torch.Generator
-) -> tuple[list[int], list[Tensor], list[float]]:
+    books: Sequence[Ledger], features: Sequence[Sequence[float]], agent: Agent, spread: float, draw: torch.Generator
+) -> tuple[list[int], list[State], list[float]]:
     """Decide for every group; the counts, the states before each decision, and what was done."""
     counts, last = [0] * len(features), 0.0
-    states: list[Tensor] = []
+    states: list[State] = []
     actions: list[float] = []
     for book in books:
         for at in book.mine:
@@ -127,7 +126,7 @@ def _episode(
     return counts, states, actions
 
 
-def _drawn(agent: Agent, state: Tensor, spread: float, low: float, high: float, draw: torch.Generator) -> float:
+def _drawn(agent: Agent, state: State, spread: float, low: float, high: float, draw: torch.Generator) -> float:
     if math.isinf(spread):
         return low + (high - low) * float(torch.rand((), generator=draw))
     return truncated_normal(agent.action(state), spread, low, high, draw)
@@ -139,16 +138,16 @@ def _bounds(book: Ledger, counts: Sequence[int], at: int) -> tuple[int, int]:
     return book.least(rest, at, book.need), book.least(counts, at, book.need)
 
 
-def _state(book: Ledger, features: Tensor, counts: Sequence[int], at: int, last: float) -> Tensor:
+def _state(book: Ledger, features: Sequence[Sequence[float]], counts: Sequence[int], at: int, last: float) -> State:
     saved = book.saved(counts)
     most = book.saved([book.most[i] if i in book.mine and i >= at else count for i, count in enumerate(counts)])
     need = max(book.need, 1e-12)
     return seen(features[at], min(saved / need, 1.0), min((most - saved) / need, 1.0), last)
 
 
-def _transitions(states: Sequence[Tensor], actions: Sequence[float], score: float) -> list[Transition]:
+def _transitions(states: Sequence[State], actions: Sequence[float], score: float) -> list[Transition]:
     """The decisions of an episode; the state that follows one is that of the next layer."""
-    following = [*states[1:], torch.zeros_like(states[0])]
+    following = [*states[1:], (0.0,) * len(states[0])]
     last = [*[False] * (len(states) - 1), True]
     parts = zip(states, actions, following, last, strict=True)
     return [Transition(state, action, score, after, end) for state, action, after, end in parts]

@@ -3,13 +3,15 @@
 from collections import deque
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import torch
 from torch import Tensor
 
-__all__ = ["Agent", "Transition", "truncated_normal"]
+__all__ = ["Agent", "State", "Transition", "truncated_normal"]
+
+State: TypeAlias = tuple[float, ...]
 
 HIDDEN = 300
 """Units of both hidden layers of actor and critic."""
@@ -20,17 +22,17 @@ class Transition:
     """One decision: the state it was made in, what was done, what it brought, and the state it led to.
 
     Args:
-        state: `(features,)`.
+        state: one number for each feature.
         action: in [0, 1].
         reward: of the whole episode.
-        following: the next state, `(features,)`.
+        following: the next state.
         last: whether the episode ended with this decision.
     """
 
-    state: Tensor
+    state: State
     action: float
     reward: float
-    following: Tensor
+    following: State
     last: bool
 
 
@@ -89,7 +91,7 @@ class Agent:
 
     Examples:
         >>> agent = Agent(3, torch.Generator().manual_seed(0))
-        >>> 0 < agent.action(torch.zeros(3)) < 1
+        >>> 0 < agent.action((0.0, 0.0, 1.0)) < 1
         True
 
     Args:
@@ -117,17 +119,18 @@ class Agent:
     ) -> None:
         """Draw the weights; nothing is remembered."""
         self._draw, self._gamma, self._tau, self._batch = draw, gamma, tau, batch
-        self._actor, self._critic = _net(features, draw), _net(features + 1, draw)
-        self._slow_actor = [value.detach().clone() for value in self._actor]
-        self._slow_critic = [value.detach().clone() for value in self._critic]
+        with torch.inference_mode(False):
+            self._actor, self._critic = _net(features, draw), _net(features + 1, draw)
+            self._slow_actor = [value.detach().clone() for value in self._actor]
+            self._slow_critic = [value.detach().clone() for value in self._critic]
         self._actor_step: Any = torch.optim.Adam(self._actor, lr=actor_rate)
         self._critic_step: Any = torch.optim.Adam(self._critic, lr=critic_rate)
         self._memory: deque[Transition] = deque(maxlen=memory)
 
-    def action(self, state: Tensor) -> float:
+    def action(self, state: State) -> float:
         """What the actor would do, in (0, 1)."""
         with torch.no_grad():
-            return float(torch.sigmoid(_run(self._actor, state[None])))
+            return float(torch.sigmoid(_run(self._actor, torch.tensor([state]))))
 
     def remember(self, episode: Sequence[Transition]) -> None:
         """Add transitions; the oldest are forgotten when there are too many."""
@@ -146,7 +149,7 @@ class Agent:
         # Rewards relative to what episodes brought on average, in units of their spread: how good is judged, not where
         # the zero of the score lies.
         reward = ((rewards[at] - rewards.mean()) / rewards.std(correction=0).clamp_min(1e-8))[:, None]
-        state, following = torch.stack([t.state for t in found]), torch.stack([t.following for t in found])
+        state, following = torch.tensor([t.state for t in found]), torch.tensor([t.following for t in found])
         action = torch.tensor([[t.action] for t in found])
         goes_on = torch.tensor([[0.0 if t.last else 1.0] for t in found])
         with torch.no_grad():

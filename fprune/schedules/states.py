@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from math import prod
 from typing import cast
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from fprune.schedules.ddpg import State
 from fprune.schedules.groups import Group
 from fprune.structure import Structure
 
@@ -16,7 +16,7 @@ FEATURES = 10
 """Index, type, outputs, inputs, stride, kernel, weights; saved so far, what is left to save from, the last action."""
 
 
-def layer_features(groups: Sequence[Group], structure: Structure | None) -> Tensor:
+def layer_features(groups: Sequence[Group], structure: Structure | None) -> list[list[float]]:
     """What does not change: one row for each group, each column brought to [0, 1] by its least and greatest value.
 
     Args:
@@ -24,7 +24,7 @@ def layer_features(groups: Sequence[Group], structure: Structure | None) -> Tens
         structure: where strides are read; 1 without it.
 
     Returns:
-        `(groups, 7)`.
+        Seven numbers for each group.
     """
     types = sorted({group.rows[0].layer.type for group in groups})
     strides = {} if structure is None else _strides(structure)
@@ -35,9 +35,9 @@ def layer_features(groups: Sequence[Group], structure: Structure | None) -> Tens
         inputs = prod(layer.shape) // max(layer.units * kernel, 1)
         stride = strides.get(layer.weight, 1)
         rows.append([index, types.index(layer.type), layer.units, inputs, stride, kernel, group.weights])
-    table = torch.tensor(rows, dtype=torch.float32)
-    low, high = table.amin(0), table.amax(0)
-    return (table - low) / torch.where(high > low, high - low, torch.ones(()))
+    table = np.array(rows, np.float64)
+    low, high = table.min(0), table.max(0)
+    return ((table - low) / np.where(high > low, high - low, 1.0)).tolist()
 
 
 def _strides(structure: Structure) -> dict[str, int]:
@@ -51,13 +51,13 @@ def _strides(structure: Structure) -> dict[str, int]:
     return found
 
 
-def seen(features: Tensor, saved: float, rest: float, last: float) -> Tensor:
+def seen(features: Sequence[float], saved: float, rest: float, last: float) -> State:
     """The state before one decision: the layer's features, and three fractions in [0, 1] of what happened so far.
 
     Args:
-        features: of the layer, `(7,)`.
+        features: of the layer, seven.
         saved: saved by the decisions made, over what has to be saved.
         rest: what this layer and those after it can save at most, over what has to be saved.
         last: the last action, 0 at the beginning.
     """
-    return torch.cat([features, torch.tensor([saved, rest, last], dtype=torch.float32)])
+    return (*features, saved, rest, last)
