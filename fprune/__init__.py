@@ -20,6 +20,9 @@ from fprune.pruners import grasp as grasp
 from fprune.pruners import synflow as synflow
 from fprune.pruners import fisher as fisher
 from fprune.pruners import hessian as hessian
+from fprune.pruners import slim as slim
+from fprune.pruners import admm as admm
+from fprune.pruners import movement as movement
 
 # Allocations, passed to a pruner: how the amount spreads, and what lives and dies together.
 from fprune.allocate import per_layer as per_layer

@@ -225,9 +225,28 @@ def unit_mask(keep: Tensor, layer: Layer) -> Tensor:
         raise ModelError(
             f"{layer.weight!r}: expected {layer.units} bools, one for each unit, got {keep.dtype} {tuple(keep.shape)}"
         )
+    return unit_values(keep, layer)
+
+
+def unit_values(values: Tensor, layer: Layer) -> Tensor:
+    """Lay out one number for each output unit so that it broadcasts to the weight; gradients go through.
+
+    Examples:
+        >>> (layer,) = layers_of({"w": torch.zeros(2, 3)})
+        >>> torch.ones(2, 3) * unit_values(torch.tensor([1.0, 2.0]), layer)
+        tensor([[1., 1., 1.],
+                [2., 2., 2.]])
+
+    Args:
+        values: `(units,)`.
+        layer: Says where the units are.
+
+    Returns:
+        The shape that `unit_mask` has.
+    """
     if layer.groups == 1:
         shape = [1] * len(layer.shape)
         shape[layer.axis] = layer.units
-        return keep.reshape(shape)
-    rows = keep.reshape(layer.groups, 1, layer.shape[1]).expand(-1, layer.shape[0] // layer.groups, -1)
+        return values.reshape(shape)
+    rows = values.reshape(layer.groups, 1, layer.shape[1]).expand(-1, layer.shape[0] // layer.groups, -1)
     return rows.reshape(layer.shape[0], layer.shape[1], *[1] * (len(layer.shape) - 2))

@@ -18,7 +18,7 @@ from fprune.masks import Masks
 from fprune.scope import Scope
 from fprune.structure import Structure, masked_units, trace
 
-__all__ = ["dependency_aware"]
+__all__ = ["dependency_aware", "unit_masks"]
 
 
 @needing("example_inputs", "structure", foresees=staying)
@@ -78,7 +78,7 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
         take_shared([a for a in found if a.sparsity is None and a.rule == rule], rows, scope, scores, removed)
     if any(axis.keep_class for axis in found):
         keep_class(structure, found, before, removed, scores)
-    return _masks(structure, removed, scope)
+    return unit_masks(structure, removed, scope)
 
 
 def _structure(scope: Scope) -> Structure:
@@ -113,8 +113,14 @@ def _scores(criterion: Criterion, scope: Scope, structure: Structure, found: Seq
     return total / np.maximum(count, 1)
 
 
-def _masks(structure: Structure, removed: Bools, scope: Scope) -> Masks:
-    """Every slice of every removed unit, one mask per parameter."""
+def unit_masks(structure: Structure, removed: Bools, scope: Scope) -> Masks:
+    """Every slice of every removed unit, one mask per parameter.
+
+    Args:
+        structure: the couplings.
+        removed: `(labels,)`, which units go.
+        scope: the parameters.
+    """
     gone: dict[tuple[str, int], Bools] = {}
     for family in structure.families:
         units = removed[family.labels]

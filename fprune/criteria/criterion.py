@@ -13,7 +13,7 @@ from torch import Tensor
 from fprune.compose.call import call_text
 from fprune.criteria.precision import wide_dtype
 from fprune.errors import ConfigTypeError, ModelError, ScoreError
-from fprune.layers import Layer, unit_view
+from fprune.layers import Layer, unit_values, unit_view
 from fprune.masks import zeroed
 from fprune.scope import Scope
 from fprune.tree import same
@@ -276,19 +276,8 @@ def _finished(scope: Scope, layer: Layer, scores: Tensor, own: Grain, asked: Gra
         kept = torch.where(scope.alive(layer), scores, scores.new_zeros(())) if masked else scores
         scores = unit_view(kept, layer).sum(dim=1, dtype=wide_dtype(kept)).to(kept.dtype)
     elif own == "channel" and asked == "element":
-        scores = _repeated(scores, layer)
+        scores = unit_values(scores, layer).expand(layer.shape)
     if masked:
         alive = scope.alive_units(layer) if asked == "channel" else scope.alive(layer)
         scores = torch.where(alive, scores, scores.new_full((), -math.inf))
     return scores.contiguous()
-
-
-def _repeated(scores: Tensor, layer: Layer) -> Tensor:
-    """Give every element of the weight the score of its unit."""
-    if layer.groups == 1:
-        shape = [1] * len(layer.shape)
-        shape[layer.axis] = layer.units
-        return scores.reshape(shape).expand(layer.shape)
-    # A grouped transposed convolution, (groups * in, out, ...): unit g * out + o is column o of the g-th run of rows.
-    columns = scores.reshape(layer.groups, 1, layer.shape[1]).expand(-1, layer.shape[0] // layer.groups, -1)
-    return columns.reshape(*layer.shape[:2], *[1] * (len(layer.shape) - 2)).expand(layer.shape)
