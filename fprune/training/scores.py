@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol, final
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from fprune.allocate import Allocation
 from fprune.allocate.axes import axes
 from fprune.allocate.dependency_aware import unit_masks
 from fprune.allocate.reach import outputs
+from fprune.allocate.taking import Floats
 from fprune.compose.call import declared
 from fprune.config import Config
 from fprune.criteria import given
@@ -149,19 +151,17 @@ class Units:
             removed[torch.from_numpy(family.labels)] = low.cpu()
         return unit_masks(self.structure, removed.numpy(), self.scope)
 
-    def _ranks(self, sums: Mapping[str, Tensor]) -> Tensor:
+    def _ranks(self, sums: Mapping[str, Tensor]) -> Floats:
         """A positive number for each label, in the order of the sums and equal where they are."""
-        ranks = torch.zeros(self.structure.labels, dtype=torch.float64)
-        together = torch.cat([sums[family.name].double().cpu() for family in self.families])
-        found: tuple[Tensor, Tensor] = torch.unique(together, return_inverse=True)
-        place = found[1].double() + 1
-        labels = torch.cat([torch.from_numpy(family.labels) for family in self.families])
-        ranks[labels] = place / len(together)
+        together = np.concatenate([sums[family.name].double().numpy(force=True) for family in self.families])
+        place = np.unique(together, return_inverse=True)[1] + 1
+        ranks = np.zeros(self.structure.labels)
+        ranks[np.concatenate([family.labels for family in self.families])] = place / len(together)
         return ranks
 
-    def _shown(self, ranks: Tensor, layer: Layer) -> Tensor:
-        rows = torch.from_numpy(outputs(self.structure, layer))
-        return ranks[rows].sum(1).to(self.scope[layer.weight].device)
+    def _shown(self, ranks: Floats, layer: Layer) -> Tensor:
+        shown = ranks[outputs(self.structure, layer)].sum(1)
+        return torch.from_numpy(shown).to(self.scope[layer.weight].device)
 
 
 def _of_units(scores: Mapping[str, Tensor], family: Family) -> Tensor:

@@ -28,7 +28,22 @@ from fprune.inputs import inputs
 from fprune.layers import Layer, unit_view
 from fprune.masks import Masks
 from fprune.model import Model
-from fprune.pruners import fisher, fpgm, grasp, hessian, l1, l2, level, random, snip, synflow, taylor
+from fprune.pruners import (
+    admm,
+    fisher,
+    fpgm,
+    grasp,
+    hessian,
+    l1,
+    l2,
+    level,
+    movement,
+    random,
+    slim,
+    snip,
+    synflow,
+    taylor,
+)
 from fprune.structure import Structure, trace
 
 LAWS = {
@@ -138,6 +153,14 @@ SLOPES = dict.fromkeys(
     ("scale", "signs"), "gradients depend on the scale, the sign and the neighbours of a weight"
 ) | dict.fromkeys(("outputs", "inputs"), "another network")
 
+TRAINS = SLOPES | {"shrinks": "it trains towards another sparsity"}
+
+
+def descent(params: list[Tensor]) -> torch.optim.Optimizer:
+    """Steps so small that no drawn model diverges."""
+    return torch.optim.SGD(params, lr=2.0**-60)
+
+
 PRUNERS = [
     Pruner("level", level, "element", magnitude()),
     Pruner("l1", l1, "channel", channel_norm(p=1)),
@@ -171,6 +194,30 @@ PRUNERS = [
         needs_model=True,
         slow=True,
         off=SLOPES | {"shrinks": "another target, other steps on the way"},
+    ),
+    Pruner(
+        "slim",
+        lambda allocation: slim(loss, BATCHES, allocation, factors="learned", optimizer=descent),
+        "channel",
+        needs_model=True,
+        slow=True,
+        off=SLOPES,
+    ),
+    Pruner(
+        "admm",
+        lambda allocation: admm(loss, BATCHES, allocation, iterations=1, optimizer=descent),
+        "element",
+        needs_model=True,
+        slow=True,
+        off=TRAINS,
+    ),
+    Pruner(
+        "movement",
+        lambda allocation: movement(loss, BATCHES, allocation, epochs=1, warm_up=0, optimizer=descent),
+        "element",
+        needs_model=True,
+        slow=True,
+        off=TRAINS | dict.fromkeys(("rounds", "again"), "it regrows"),
     ),
 ]
 ALLOCATIONS = [

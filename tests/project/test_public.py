@@ -18,7 +18,7 @@ PROMISED = """
 Model Masks Rule Config Plan Goal Task Report TaskResult Trained inputs
 Stage Schedule Pipeline stage pruner schedule nested unfold
 one_shot linear agp lottery annealing evolve netadapt amc
-level l1 l2 fpgm random
+level l1 l2 fpgm random slim admm movement
 taylor snip grasp synflow fisher hessian
 per_layer globally dependency_aware balanced n_m
 finetune evaluate reset_weight speed_up tap
