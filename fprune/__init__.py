@@ -23,6 +23,8 @@ from fprune.pruners import hessian as hessian
 from fprune.pruners import slim as slim
 from fprune.pruners import admm as admm
 from fprune.pruners import movement as movement
+from fprune.pruners import apoz as apoz
+from fprune.pruners import mean_activation as mean_activation
 
 # Allocations, passed to a pruner: how the amount spreads, and what lives and dies together.
 from fprune.allocate import per_layer as per_layer

@@ -19,33 +19,34 @@ def expression(value: object) -> str:
     """The text of a value inside an expression: functions and classes by name, data in brief, the rest by `repr`.
 
     Examples:
+        >>> import torch
         >>> expression((len, 0.5, {"p": max}))
         "(len, 0.5, {'p': max})"
         >>> expression(lambda: None)
         '<lambda>'
-        >>> import torch
-        >>> expression([(torch.zeros(8, 3), torch.zeros(8)), (torch.zeros(2, 3), torch.zeros(2))])
-        '[(float32[8, 3], float32[8]), ...]'
+        >>> expression([(torch.zeros(8, 3), torch.zeros(8))] * 20)
+        '[(<float32[8, 3]>, <float32[8]>), ... 19 more]'
     """
     if isinstance(value, _FUNCTIONS):
         return value.__qualname__.rpartition("<locals>.")[2]
     if isinstance(value, partial):
         bound = cast("partial[Any]", value)
         return call_text("partial", (bound.func, *bound.args), tuple(bound.keywords.items()))
-    if isinstance(value, Tensor):
-        return brief(value)
     if type(value) is tuple:
         items = [expression(v) for v in cast("tuple[object, ...]", value)]
         return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
     if type(value) is list:
-        listed = cast("list[object]", value)
-        if len(listed) > 1 and count(listed):
-            return f"[{expression(listed[0])}, ...]"  # batches of data: what one looks like is enough
-        return f"[{', '.join(map(expression, listed))}]"
+        items = cast("list[object]", value)
+        if len(items) > 1 and count(items):  # data; what makes it again is not in its values
+            return f"[{expression(items[0])}, ... {len(items) - 1} more]"
+        return f"[{', '.join(expression(v) for v in items)}]"
     if type(value) is dict:
         table = cast("dict[object, object]", value)
         return "{" + ", ".join(f"{expression(k)}: {expression(v)}" for k, v in table.items()) + "}"
-    return repr(value)
+    if isinstance(value, Tensor):
+        return f"<{brief(value)}>"
+    # The default repr has an address in it, so that one expression would read differently in every process.
+    return f"<{type(value).__name__}>" if type(value).__repr__ is object.__repr__ else repr(value)
 
 
 def call_text(name: str, args: Sequence[object], kwargs: _Pairs) -> str:
@@ -105,8 +106,8 @@ class Call:
     @property
     def needs(self) -> frozenset[str]:
         """What has to be there before the call: what its function and its arguments say they need."""
-        values = (self.fn, self.factory, *self._given)
-        return frozenset[str]().union(*(declared(value, "needs") for value in values))
+        values = (self.fn, *self._given)
+        return self._of_factory("needs").union(*(declared(value, "needs") for value in values))
 
     @property
     def couples(self) -> bool:
@@ -127,8 +128,12 @@ class Call:
     @property
     def gives(self) -> frozenset[str]:
         """What is there after the call, e.g. `masks`."""
-        gives: Any = getattr(self.factory, "gives", ())
-        return frozenset(cast("Iterable[str]", gives(*self.args, **dict(self.kwargs)) if callable(gives) else gives))
+        return self._of_factory("gives")
+
+    def _of_factory(self, what: str) -> frozenset[str]:
+        """What the lifted function was declared with: a set, or a function of the options."""
+        told: Any = getattr(self.factory, what, ())
+        return frozenset(cast("Iterable[str]", told(*self.args, **dict(self.kwargs)) if callable(told) else told))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Call):

@@ -12,7 +12,7 @@ from fprune.errors import CompositionError
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
-Gives = Iterable[str] | Callable[..., Iterable[str]]
+Declared = Iterable[str] | Callable[..., Iterable[str]]
 Lifts = Literal["stage", "pruner", "schedule"]
 NAMED_NEEDS = frozenset({"masks", "score", "example_inputs", "structure"})
 """The closed set that `needs` and `gives` are drawn from."""
@@ -30,8 +30,9 @@ class Factory(Generic[P, R_co]):
         build: makes the stage or schedule from the call.
         lifts: what kind of function it is.
         leading: how many arguments a run fills in before the options.
-        needs: what has to be there before, from `masks, score, example_inputs, structure`.
-        gives: what is there afterwards, from the same set; or a function of the options that says so.
+        needs: what has to be there before, from `masks, score, example_inputs, structure`; or a function of the
+            options that says so.
+        gives: what is there afterwards, likewise.
         check: called with the options when the expression is written; raises when they make no sense.
         regrows: whether the masks of a pruner take the place of the inherited ones.
     """
@@ -45,8 +46,8 @@ class Factory(Generic[P, R_co]):
         *,
         lifts: Lifts,
         leading: int = 1,
-        needs: Iterable[str] = (),
-        gives: Gives = (),
+        needs: Declared = (),
+        gives: Declared = (),
         check: Callable[..., object] | None = None,
         regrows: bool = False,
     ) -> None:
@@ -54,7 +55,8 @@ class Factory(Generic[P, R_co]):
         signature = inspect.signature(fn)
         options = list(signature.parameters.values())[leading:]
         self.fn, self.build, self.lifts, self.leading, self.check = fn, build, lifts, leading, check
-        self.needs, self.gives = _named(needs), gives if callable(gives) else _named(gives)
+        self.needs = needs if callable(needs) else _named(needs)
+        self.gives = gives if callable(gives) else _named(gives)
         self.regrows = regrows
         self.__signature__ = signature.replace(parameters=options, return_annotation=inspect.Signature.empty)
 

@@ -1,10 +1,10 @@
 """The decorators that lift a function of records, of parameters or of a target into what `|` joins."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Concatenate, Literal, ParamSpec, overload
 
 from fprune.compose.call import Call
-from fprune.compose.factory import Factory, Gives
+from fprune.compose.factory import Declared, Factory
 from fprune.compose.schedule import Schedule
 from fprune.compose.word import Stage
 from fprune.config import Config
@@ -24,14 +24,14 @@ def _single(call: Call) -> Stage:
 def stage(fn: Callable[Concatenate[TaskResult, P], TaskResult], /) -> Factory[P, Stage]: ...
 @overload
 def stage(
-    *, needs: Iterable[str] = (), gives: Gives = (), check: Callable[..., object] | None = None
+    *, needs: Declared = (), gives: Declared = (), check: Callable[..., object] | None = None
 ) -> Callable[[Callable[Concatenate[TaskResult, P], TaskResult]], Factory[P, Stage]]: ...
 def stage(
     fn: Callable[..., Any] | None = None,
     /,
     *,
-    needs: Iterable[str] = (),
-    gives: Gives = (),
+    needs: Declared = (),
+    gives: Declared = (),
     check: Callable[..., object] | None = None,
 ) -> Any:
     """Lift `fn(result, *options) -> TaskResult` into a factory of stages.
@@ -54,7 +54,8 @@ def stage(
 
     Args:
         fn: the function; its first argument is the record so far.
-        needs: what has to be there before, from `masks, score, example_inputs, structure`.
+        needs: what has to be there before, from `masks, score, example_inputs, structure`; a set, or a function of
+            the options.
         gives: what is there afterwards; a set, or a function of the options.
         check: called with the options when the stage is written; raises when they make no sense.
 
@@ -72,14 +73,14 @@ def stage(
 def seeded_stage(fn: Callable[Concatenate[TaskResult, int, P], TaskResult], /) -> Factory[P, Stage]: ...
 @overload
 def seeded_stage(
-    *, needs: Iterable[str] = (), gives: Gives = (), check: Callable[..., object] | None = None
+    *, needs: Declared = (), gives: Declared = (), check: Callable[..., object] | None = None
 ) -> Callable[[Callable[Concatenate[TaskResult, int, P], TaskResult]], Factory[P, Stage]]: ...
 def seeded_stage(
     fn: Callable[..., Any] | None = None,
     /,
     *,
-    needs: Iterable[str] = (),
-    gives: Gives = (),
+    needs: Declared = (),
+    gives: Declared = (),
     check: Callable[..., object] | None = None,
 ) -> Any:
     """Like `stage`, for `fn(result, seed, *options)`: the seed is this round's and this place's.
@@ -104,13 +105,13 @@ def seeded_stage(
 def pruner(fn: Callable[Concatenate[Any, Config, P], Masks | Trained], /) -> Factory[P, Stage]: ...
 @overload
 def pruner(
-    *, needs: Iterable[str] = (), check: Callable[..., object] | None = None, regrows: bool = False
+    *, needs: Declared = (), check: Callable[..., object] | None = None, regrows: bool = False
 ) -> Callable[[Callable[Concatenate[Any, Config, P], Masks | Trained]], Factory[P, Stage]]: ...
 def pruner(
     fn: Callable[..., Masks | Trained] | None = None,
     /,
     *,
-    needs: Iterable[str] = (),
+    needs: Declared = (),
     check: Callable[..., object] | None = None,
     regrows: bool = False,
 ) -> Any:
@@ -133,7 +134,7 @@ def pruner(
 
     Args:
         fn: the function.
-        needs: what it needs beyond the parameters; what its options need is added.
+        needs: what it needs beyond the parameters, a set or a function of the options; what its options need is added.
         check: called with the options when the stage is written; raises when they make no sense.
         regrows: whether its masks replace the inherited ones, rather than being joined with them.
 
@@ -153,17 +154,17 @@ def pruner(
 def schedule(fn: Callable[Concatenate[Config, P], Iterator[Goal]], /) -> Factory[P, Schedule]: ...
 @overload
 def schedule(
-    *, needs: Iterable[str] = (), setting: Literal[False] = False, check: Callable[..., object] | None = None
+    *, needs: Declared = (), setting: Literal[False] = False, check: Callable[..., object] | None = None
 ) -> Callable[[Callable[Concatenate[Config, P], Iterator[Goal]]], Factory[P, Schedule]]: ...
 @overload
 def schedule(
-    *, needs: Iterable[str] = (), setting: Literal[True], check: Callable[..., object] | None = None
+    *, needs: Declared = (), setting: Literal[True], check: Callable[..., object] | None = None
 ) -> Callable[[Callable[Concatenate[Config, Setting, P], Iterator[Goal]]], Factory[P, Schedule]]: ...
 def schedule(
     fn: Callable[..., Iterator[Goal]] | None = None,
     /,
     *,
-    needs: Iterable[str] = (),
+    needs: Declared = (),
     setting: bool = False,
     check: Callable[..., object] | None = None,
 ) -> Any:

@@ -1,5 +1,6 @@
 """Criteria: pure functions that score weights, low for what should go first; one idea a file."""
 
+from fprune.criteria.activations import activity as activity
 from fprune.criteria.criterion import Criterion as Criterion
 from fprune.criteria.criterion import Grain as Grain
 from fprune.criteria.criterion import criterion as criterion

@@ -4,6 +4,8 @@ To add one, copy its neighbour: a function of parameters and config that ends in
 `allocation(criterion, params, config)`.
 """
 
+from fprune.pruners.activations import apoz as apoz
+from fprune.pruners.activations import mean_activation as mean_activation
 from fprune.pruners.admm import admm as admm
 from fprune.pruners.curvature import fisher as fisher
 from fprune.pruners.curvature import hessian as hessian

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fprune.structure.arguments import entries, rebuilt
 from fprune.structure.expressions import Attribute, Expression, Size
+from fprune.structure.names import named, operator
 
 Shape: TypeAlias = tuple[int, ...]
 T = TypeVar("T")
@@ -72,6 +73,15 @@ class Node:
     def __str__(self) -> str:
         """The call and where it was made."""
         return f"{self.name} in {self.module or 'the root module'} ({self.site})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Operators of torch do not travel to other processes, their names do.
+        _, *others = (getattr(self, field.name) for field in attrs.fields(Node))
+        return _node, (named(self.op), *others)
+
+
+def _node(op: str | Callable[..., Any], *others: Any) -> Node:
+    return Node(operator(op), *others)
 
 
 _FIXED = frozenset("dim dims dim0 dim1 axis keepdim groups stride padding dilation eps normalized_shape dtype".split())

@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from fprune.structure.arguments import rebuilt
 from fprune.structure.graph import Node
+from fprune.structure.names import schema_of
 
 POINTWISE = frozenset(
     """contiguous clone to _to_copy detach alias dropout feature_dropout alpha_dropout feature_alpha_dropout lift_fresh
@@ -28,7 +28,7 @@ def is_pointwise(node: Node) -> bool:
 
 def is_inplace(op: Callable[..., Any]) -> bool:
     """Whether the operator writes its first argument."""
-    schema = _schema(op)
+    schema = schema_of(op)
     return schema is not None and schema.name.endswith("_") and schema.is_mutable
 
 
@@ -39,7 +39,7 @@ def placed(tree: Any, device: torch.device) -> Any:
 
 def bind(op: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by their name in the operator's schema, defaults filled in."""
-    schema = _schema(op)
+    schema = schema_of(op)
     if schema is None:
         return {**cast("dict[str, Any]", dict(enumerate(args))), **kwargs}
     out: dict[str, Any] = {}
@@ -51,11 +51,6 @@ def bind(op: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any
         else:
             out[argument.name] = argument.default_value if argument.has_default_value() else None
     return out
-
-
-def _schema(op: Callable[..., Any]) -> Any:
-    """The schema of a torch operator, which has no public name; None for any other callable."""
-    return cast("Any", op)._schema if isinstance(op, OpOverload) else None
 
 
 def aten(name: str, overload: str = "default") -> Callable[..., Any]:

@@ -30,6 +30,7 @@ from fprune.masks import Masks
 from fprune.model import Model
 from fprune.pruners import (
     admm,
+    apoz,
     fisher,
     fpgm,
     grasp,
@@ -37,6 +38,7 @@ from fprune.pruners import (
     l1,
     l2,
     level,
+    mean_activation,
     movement,
     random,
     slim,
@@ -152,6 +154,7 @@ CHANCE = dict.fromkeys(("scores", "outputs", "inputs", "names"), "it is chance")
 SLOPES = dict.fromkeys(
     ("scale", "signs"), "gradients depend on the scale, the sign and the neighbours of a weight"
 ) | dict.fromkeys(("outputs", "inputs"), "another network")
+BIASED = {"scale": "biases do not scale like products of weights", "signs": "a rectifier tells signs apart"}
 
 TRAINS = SLOPES | {"shrinks": "it trains towards another sparsity"}
 
@@ -218,6 +221,14 @@ PRUNERS = [
         needs_model=True,
         slow=True,
         off=TRAINS | dict.fromkeys(("rounds", "again"), "it regrows"),
+    ),
+    Pruner("apoz", lambda a: apoz(forward, BATCHES, a, activation="relu"), "channel", needs_model=True, off=BIASED),
+    Pruner(
+        "mean_activation",
+        lambda a: mean_activation(forward, BATCHES, a, activation="relu"),
+        "channel",
+        needs_model=True,
+        off=BIASED,
     ),
 ]
 ALLOCATIONS = [

@@ -62,6 +62,16 @@ def test_unknown_needs_are_refused() -> None:
             return result
 
 
+def test_needs_may_depend_on_the_options() -> None:
+    @stage(needs=lambda word, *, scored=False: ("score",) if scored else ())
+    def perhaps(result: TaskResult, word: str, *, scored: bool = False) -> TaskResult:
+        return result
+
+    assert perhaps("a", scored=True).needs == {"score"}
+    assert perhaps("a").needs == frozenset()
+    assert (perhaps("a") | perhaps("b", scored=True)).needs == {"score"}
+
+
 def test_gives_may_depend_on_the_options() -> None:
     @stage(gives=lambda really: ("score",) if really else ())
     def perhaps(result: TaskResult, really: bool) -> TaskResult:
