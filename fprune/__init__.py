@@ -42,6 +42,7 @@ from fprune.schedules import evolve as evolve
 from fprune.schedules import netadapt as netadapt
 from fprune.schedules import amc as amc
 from fprune.schedules import lottery as lottery
+from fprune.schedules import scan as scan
 from fprune.schedules import unfold as unfold
 
 # Stages: what else a round does.
@@ -78,6 +79,8 @@ from fprune.training import hold as hold
 from fprune.structure import compact as compact
 from fprune.structure import verify as verify
 from fprune.count import count as count
+from fprune.sensitivity import sensitivity as sensitivity
+from fprune.sensitivity import Sensitivity as Sensitivity
 
 # Modules.
 from fprune import structure as structure

@@ -11,7 +11,7 @@ from fprune.records import Report, TaskResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["layers", "rounds"]
+__all__ = ["blank", "layers", "rounds"]
 
 
 def layers(result: TaskResult, *, axes: "Axes | None" = None) -> "Axes":
@@ -29,7 +29,7 @@ def layers(result: TaskResult, *, axes: "Axes | None" = None) -> "Axes":
     """
     by_channel = _by_channel(result)
     realised, asked = _realised(result.report, by_channel), _asked(result.goal.config, result.origin)
-    axes = _new(0.9 + 0.3 * len(asked)) if axes is None else axes
+    axes = blank(0.9 + 0.3 * len(asked)) if axes is None else axes
     places = range(len(asked))
     axes.barh(places, [realised[name].fraction for name in asked], color="tab:blue", height=0.6, label="realised")
     axes.plot(list(asked.values()), places, "|", color="black", markersize=14, label="requested")
@@ -51,7 +51,7 @@ def rounds(result: TaskResult, *, axes: "Axes | None" = None) -> "Axes":
     Returns:
         The axes, to be labelled, saved or drawn on.
     """
-    axes = _new(3.0) if axes is None else axes
+    axes = blank(3.0) if axes is None else axes
     reports = (*result.history, result.report)
     index, by_channel = [report.index for report in reports], _by_channel(result)
     came = [report.channel_sparsity if by_channel else report.sparsity for report in reports]
@@ -69,7 +69,8 @@ def rounds(result: TaskResult, *, axes: "Axes | None" = None) -> "Axes":
     return axes
 
 
-def _new(height: float) -> "Axes":
+def blank(height: float) -> "Axes":
+    """Return the axes of a new figure, seven inches wide."""
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=(7, height), layout="constrained")[1]

@@ -8,4 +8,5 @@ from fprune.schedules.linear import linear as linear
 from fprune.schedules.lottery import lottery as lottery
 from fprune.schedules.netadapt import netadapt as netadapt
 from fprune.schedules.one_shot import one_shot as one_shot
+from fprune.schedules.scan import scan as scan
 from fprune.schedules.unfold import unfold as unfold

@@ -39,6 +39,7 @@ from fprune import (
     one_shot,
     random,
     reset_weight,
+    scan,
     speed_up,
     tap,
     unfold,
@@ -294,6 +295,7 @@ searches: st.SearchStrategy[Schedule] = st.sampled_from(
         evolve(population=3, generations=2, parents=2),
         netadapt(2),
         amc(4, warmup=2),
+        scan((0.25, 0.5)),
     ]
 )
 
