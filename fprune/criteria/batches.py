@@ -6,7 +6,7 @@ A criterion gets the scope, and reads one batch at a time:
         value = losses(model, loss)
         weights = differentiated(model, layers)
         for where, batch in each(batches, "taylor"):
-            gradients, found = grad_and_value(value)(weights, batch, where)
+            gradients, found = grad_and_value(lambda weights: value(weights, batch, where))(weights)
             finite(found, where)
 
 `running` gives the model with what masks removed at 0 and in the mode asked for, and guards the random generators and

@@ -84,7 +84,7 @@ def curvature(
                 draw = only_alive(scope, {layer.weight: signs(scope, layer, where, probe) for layer in layers})
                 turned = product(batch, where, draw)
                 total = added(total, {name: turned[name] * draw[name] for name in weights})
-    return {n: total[n].mul_(0.5 / count) * wide(weight).square() for n, weight in weights.items()}
+        return {n: total[n].mul_(0.5 / count) * wide(weight).square() for n, weight in weights.items()}
 
 
 def signs(scope: Scope, layer: Layer, where: str, probe: int) -> Tensor:

@@ -44,10 +44,10 @@ def gradients(model: Model, loss: Loss, weights: Weights) -> Callable[[Any, str]
     Returns:
         A function of a batch and its place in words; it refuses a loss that is not finite.
     """
-    slope = grad_and_value(losses(model, loss))
+    slope = _slope(model, loss)
 
     def gradient(batch: Any, where: str) -> Weights:
-        found, value = cast("tuple[Weights, Tensor]", slope(weights, batch, where))
+        found, value = slope(batch, where)(weights)
         finite(value, where)
         return {name: wide(found[name]) for name in weights}
 
@@ -73,23 +73,31 @@ def products(model: Model, loss: Loss, weights: Weights) -> Callable[[Any, str, 
     Returns:
         A function of a batch, its place in words, and a direction; it refuses a loss that is not finite.
     """
-    slope = grad_and_value(losses(model, loss))
+    slope = _slope(model, loss)
 
     def product(batch: Any, where: str, direction: Weights) -> Weights:
         _load_forward_mode()
         along = {name: direction[name].to(weight.dtype) for name, weight in weights.items()}
-
-        def slope_at(moved: Weights) -> tuple[Weights, Tensor]:
-            return slope(moved, batch, where)
-
         with plain_attention():
-            _, turned, value = cast(
-                "tuple[Weights, Weights, Tensor]", jvp(slope_at, (weights,), (along,), has_aux=True)
-            )
+            found = jvp(slope(batch, where), (weights,), (along,), has_aux=True)
+        _, turned, value = cast("tuple[Weights, Weights, Tensor]", found)
         finite(value, where)
         return {name: wide(turned[name]) for name in weights}
 
     return product
+
+
+def _slope(model: Model, loss: Loss) -> Callable[[Any, str], Callable[[Weights], tuple[Weights, Tensor]]]:
+    """Return what makes gradient and value a function of the weights; transforms never see the batch itself."""
+    value = losses(model, loss)
+
+    def at(batch: Any, where: str) -> Callable[[Weights], tuple[Weights, Tensor]]:
+        def of_weights(weights: Weights) -> Tensor:
+            return value(weights, batch, where)
+
+        return cast("Callable[[Weights], tuple[Weights, Tensor]]", grad_and_value(of_weights))
+
+    return at
 
 
 @functools.cache

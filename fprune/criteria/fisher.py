@@ -1,7 +1,7 @@
 """Scores from the gradients of single samples: the diagonal of the empirical Fisher matrix."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from fprune.criteria.batches import (
     told,
 )
 from fprune.criteria.criterion import Grain, criterion
-from fprune.criteria.derivatives import Weights, plain_attention, wide
+from fprune.criteria.derivatives import Weights, gradients, plain_attention, wide
 from fprune.criteria.linear import Tapping, single_rows
 from fprune.criteria.samples import Rebuild, taken_apart
 from fprune.layers import Layer
@@ -29,8 +29,7 @@ from fprune.scope import Scope
 
 __all__ = ["fisher_diagonal"]
 
-_Sums: TypeAlias = tuple[Weights, Tensor]
-_Squares: TypeAlias = Callable[[Sequence[Tensor], Rebuild, str], Iterator[_Sums]]
+_Squares: TypeAlias = Callable[[Sequence[Tensor], Rebuild, str], Iterator[Weights]]
 _AT_A_TIME = 1 << 24  # elements of per-sample gradients that are in memory together
 
 
@@ -86,11 +85,10 @@ def fisher_diagonal(
             rows, rebuild = taken_apart(batch, where)
             if squares is None:
                 squares = _way(model, loss, weights, rows, rebuild, where)
-            for terms, value in squares(rows, rebuild, where):
-                finite(value, where)
+            for terms in squares(rows, rebuild, where):
                 total = added(total, terms)
             count += len(rows[0])
-    return {name: total[name].mul_(0.5 / count) * wide(weight).square() for name, weight in weights.items()}
+        return {name: total[name].mul_(0.5 / count) * wide(weight).square() for name, weight in weights.items()}
 
 
 def _way(model: Model, loss: Loss, weights: Weights, rows: Sequence[Tensor], rebuild: Rebuild, where: str) -> _Squares:
@@ -105,13 +103,12 @@ def _way(model: Model, loss: Loss, weights: Weights, rows: Sequence[Tensor], reb
 
 
 def _one_by_one(model: Model, loss: Loss, weights: Weights) -> _Squares:
-    slope = grad_and_value(losses(model, loss))
+    gradient = gradients(model, loss, weights)
 
-    def squares(rows: Sequence[Tensor], rebuild: Rebuild, where: str) -> Iterator[_Sums]:
+    def squares(rows: Sequence[Tensor], rebuild: Rebuild, where: str) -> Iterator[Weights]:
         for n in range(len(rows[0])):
-            sample = rebuild([tensor[n] for tensor in rows])
-            found, value = cast("tuple[Weights, Tensor]", slope(weights, sample, where))
-            yield {name: wide(found[name]).square() for name in weights}, value
+            found = gradient(rebuild([tensor[n] for tensor in rows]), where)
+            yield {name: slope.square() for name, slope in found.items()}
 
     return squares
 
@@ -125,7 +122,7 @@ def _batched(
     size = sum(weight.numel() for weight in others.values())
     value = losses(model, loss)
 
-    def squares(rows: Sequence[Tensor], rebuild: Rebuild, where: str) -> Iterator[_Sums]:
+    def squares(rows: Sequence[Tensor], rebuild: Rebuild, where: str) -> Iterator[Weights]:
         def tapped(found: tuple[Weights, Weights], *sample: Tensor) -> tuple[Tensor, Weights]:
             with Tapping(weights, found[1]) as tapping:
                 return value(found[0], rebuild(sample), where), tapping.inputs
@@ -137,7 +134,8 @@ def _batched(
             (own, outputs), (values, inputs) = each_sample((others, taps), *part)
             sums = {name: _sum_of_squares(gradient) for name, gradient in own.items()}
             sums |= {name: _outer(outputs[name], inputs[name]) for name in taps}
-            yield {name: sums[name] for name in weights}, values.sum()
+            finite(values.sum(), where)
+            yield {name: sums[name] for name in weights}
 
     return squares
 

@@ -72,7 +72,7 @@ def synaptic_flow(scope: Scope, layers: Sequence[Layer], grain: Grain) -> dict[s
 
         weights = differentiated(positive, layers)
         slopes = cast(Weights, grad(flow)(weights))
-    return {name: weight * slopes[name] for name, weight in weights.items()}
+        return {name: weight * slopes[name] for name, weight in weights.items()}
 
 
 def _positive(model: Model) -> Model:
