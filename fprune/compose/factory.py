@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, final
 
-from fprune.compose.call import Call, bind
+from fprune.compose.call import Call, bind, expression
 from fprune.compose.refuse import refusal
 from fprune.errors import CompositionError
 
@@ -69,7 +69,7 @@ class Factory(Generic[P, R_co]):
         try:
             bind(self.fn, self.leading, args, kwargs)
         except TypeError as error:
-            hint = f"its options are {self!r}{self.__signature__}"
+            hint = f"its options are {self!r}({_options(self.__signature__)})"
             raise CompositionError(f"{self!r}: {error}", hint=hint) from None
         if self.check is not None:
             self.check(*args, **kwargs)
@@ -96,3 +96,15 @@ def _named(names: Iterable[str]) -> frozenset[str]:
         unknown = sorted(found - NAMED_NEEDS)
         raise CompositionError(f"unknown needs or gives {unknown}", hint=f"they are drawn from {sorted(NAMED_NEEDS)}")
     return found
+
+
+def _options(signature: inspect.Signature) -> str:
+    """The parameters as they are called, without their types: `loss, batches, *, rounds=10`."""
+    parts: list[str] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not any(part.startswith("*") for part in parts):
+            parts.append("*")
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        default = "" if parameter.default is parameter.empty else f"={expression(parameter.default)}"
+        parts.append(f"{stars}{parameter.name}{default}")
+    return ", ".join(parts)

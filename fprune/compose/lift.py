@@ -50,7 +50,7 @@ def stage(
         Traceback (most recent call last):
         ...
         fprune.errors.CompositionError: scaled: missing a required argument: 'factor'
-        hint: its options are scaled(factor: float)
+        hint: its options are scaled(factor)
 
     Args:
         fn: the function; its first argument is the record so far.
