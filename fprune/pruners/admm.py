@@ -5,6 +5,7 @@ from functools import partial
 from typing import Literal
 
 import attrs
+import torch
 from torch import Tensor
 
 from fprune.allocate import Allocation, per_layer
@@ -31,7 +32,7 @@ def _check(
     *,
     iterations: object = 10,
     epochs: object = 1,
-    rho: object = 0.01,
+    rho: object = 0.1,
     granularity: object = "element",
     train: object = None,
     optimizer: object = None,
@@ -51,6 +52,12 @@ class _Split:
     sparse: Mapping[str, Tensor]
     dual: Mapping[str, Tensor]
 
+    @staticmethod
+    def of(model: Model, masks: Masks) -> "_Split":
+        """Z = prune(W) and U = 0."""
+        sparse = masks.apply({name: model[name] for name in masks})
+        return _Split(sparse, sparse.map(torch.zeros_like))
+
     def slope(self, rho: float, name: str, weight: Tensor) -> Tensor:
         """The gradient of rho/2 ||W - Z + U||^2."""
         return rho * (weight - self.sparse[name].to(weight) + self.dual[name].to(weight))
@@ -59,8 +66,9 @@ class _Split:
         """The model with W + U for its weights."""
         return model.replace({name: model[name] + dual for name, dual in self.dual.items()})
 
-    def after(self, model: Model, shifted: Model, masks: Masks) -> "_Split":
-        """Z = prune(W + U) and U + W - Z."""
+    @staticmethod
+    def after(shifted: Model, masks: Masks) -> "_Split":
+        """Z = prune(W + U) and U + W - Z, from the model that holds W + U."""
         sparse = masks.apply({name: shifted[name] for name in masks})
         return _Split(sparse, {name: shifted[name] - sparse[name] for name in masks})
 
@@ -85,7 +93,7 @@ def admm(
     *,
     iterations: int = 10,
     epochs: int = 1,
-    rho: float = 0.01,
+    rho: float = 0.1,
     granularity: Literal["element", "channel"] = "element",
     train: Train | None = None,
     optimizer: MakeOptimizer | None = None,
@@ -149,12 +157,12 @@ def admm(
 
     with session(scope, "admm") as model:
         run = trainer("admm", loss, batches, train, epochs, optimizer)
-        split = _Split({}, {}).after(model, model, kept(model))
+        split = _Split.of(model, kept(model))
         metrics: dict[str, float] = {}
         for iteration in range(1, iterations + 1):
             penalty = {name: partial(split.slope, rho, name) for name in split.sparse}
             model, told = trained(model, scope.masks, run, penalty)
             shifted = split.shifted(model)
-            split = split.after(model, shifted, kept(shifted))
+            split = _Split.after(shifted, kept(shifted))
             metrics |= {**told, f"admm/residual/{iteration:0{len(str(iterations))}}": split.residual(model)}
         return Trained(kept(model), model, metrics)

@@ -158,9 +158,9 @@ def learned(
         biases = {n.bias: params[n.bias] * gates[n.weight] for n in layers if n.bias is not None}
         return {**weights, **biases}
 
-    def value(batch: Any) -> Tensor:
+    def value(batch: Any) -> tuple[Tensor, Tensor]:
         penalty = torch.stack([gate.abs().sum() for gate in gates.values()]).sum()
-        return loss_with(module, scaled(), loss, batch) + scale * penalty
+        return loss_with(module, scaled(), loss, batch), scale * penalty
 
     steps = (adam if optimizer is None else optimizer)([*trainable(module, who), *gates.values()])
     with zero_after_steps(module, masks):

@@ -37,14 +37,18 @@ def trainable(module: nn.Module, who: str) -> list[Tensor]:
 
 
 def fit(
-    who: str, batches: Batches, value: Callable[[Any], Tensor], optimizers: Sequence[Optimizer], epochs: int
+    who: str,
+    batches: Batches,
+    value: Callable[[Any], tuple[Tensor, Tensor | float]],
+    optimizers: Sequence[Optimizer],
+    epochs: int,
 ) -> dict[str, float]:
     """Step optimizers along the gradients of a loss, a step for each batch.
 
     Examples:
         >>> weight = torch.zeros(1, requires_grad=True)
         >>> sgd = torch.optim.SGD([weight], lr=0.5)
-        >>> fit("slim", [1.0, 3.0], lambda batch: (weight - batch).square().sum(), [sgd], epochs=1)
+        >>> fit("slim", [1.0, 3.0], lambda batch: ((weight - batch).square().sum(), 0.0), [sgd], epochs=1)
         {'slim/loss': 2.5}
         >>> weight.item()
         3.0
@@ -52,12 +56,12 @@ def fit(
     Args:
         who: the pruner, for the bar and for messages.
         batches: what can be read again and again.
-        value: the loss of one batch, one number.
+        value: of a batch the user's loss, one number, and what is added to it.
         optimizers: what steps.
         epochs: how often the batches are read.
 
     Returns:
-        The mean loss over the last epoch.
+        The mean of the user's loss over the last epoch.
 
     Raises:
         ScoreError: the loss is not one finite number, or depends on nothing that trains; names epoch and batch.
@@ -70,7 +74,7 @@ def fit(
             for optimizer in optimizers:
                 optimizer.zero_grad()
             with told(where):
-                loss = value(batch)
+                loss, term = value(batch)
             loss = scalar(loss, where)
             finite(loss.detach(), where)
             if not loss.requires_grad:
@@ -78,7 +82,7 @@ def fit(
                     f"{where}: the loss does not depend on what trains",
                     hint="item(), detach() and no_grad() cut it off",
                 )
-            loss.backward()
+            (loss + term).backward()
             for optimizer in optimizers:
                 optimizer.step()
             found.append(float(loss.detach()))
@@ -109,6 +113,6 @@ def looped(
     def train(module: nn.Module) -> dict[str, float]:
         module.train()
         steps = (adam if optimizer is None else optimizer)(trainable(module, who))
-        return fit(who, batches, lambda batch: loss(module, batch), [steps], epochs)
+        return fit(who, batches, lambda batch: (loss(module, batch), 0.0), [steps], epochs)
 
     return train

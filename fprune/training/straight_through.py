@@ -131,13 +131,13 @@ def learn(
     before: dict[str, tuple[Tensor, Tensor]] = {}  # the masks of this step, and the values they keep as they are
     done, steps = count(), epochs * _length(batches)
 
-    def value(batch: Any) -> Tensor:
+    def value(batch: Any) -> tuple[Tensor, Tensor | float]:
         progress = next(done) / steps
         masks = course.masks(gated, scores, config, progress)
         before.clear()
         before.update({name: (masks[name], params[name].detach().clone()) for name in scores if name in masks})
         weights = {name: gate(params[name], score, masks.get(name)) for name, score in scores.items()}
-        return loss_with(module, weights, loss, batch) + course.term(gated, scores, progress)
+        return loss_with(module, weights, loss, batch), course.term(gated, scores, progress)
 
     @torch.no_grad()
     def restore(*_: object) -> None:
