@@ -72,6 +72,7 @@ from fprune.records import Task as Task
 from fprune.records import Report as Report
 from fprune.records import TaskResult as TaskResult
 from fprune.trained import Trained as Trained
+from fprune.setting import Setting as Setting
 from fprune.inputs import inputs as inputs
 
 # Functions to use on their own.

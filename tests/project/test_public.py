@@ -15,7 +15,7 @@ INIT = PACKAGE / "__init__.py"
 
 # The names this release promises, in reading order. Taking one away is a decision, so it is made here too.
 PROMISED = """
-Model Masks Rule Config Plan Goal Task Report TaskResult Trained inputs
+Model Masks Rule Config Plan Goal Task Report TaskResult Setting Trained inputs
 Stage Schedule Pipeline stage pruner schedule nested unfold
 one_shot linear agp lottery scan annealing evolve netadapt amc
 level l1 l2 fpgm random slim admm movement
