@@ -60,9 +60,8 @@ def _alone(row: Row, plan: Plan, sparsity: float) -> Rule:
     index = row.rule
     if index is None or not row.selected:
         raise ConfigError(f"layer {row.exact_name!r} is not selected", hint="leave it out, or give it a rule")
-    selectors = {"op_types": (), "op_names": (row.exact_name,), "op_partial_names": ()}
-    amounts = {"sparsity": sparsity, "total_sparsity": None, "max_sparsity_per_layer": row.cap}
-    changes: dict[str, Any] = selectors | amounts
+    changes: dict[str, Any] = {"op_types": (), "op_names": (row.exact_name,), "op_partial_names": ()}
+    changes |= {"sparsity": sparsity, "total_sparsity": None, "max_sparsity_per_layer": row.cap}
     return _at(index, lambda: attrs.evolve(plan.rules[index], **changes))
 
 
@@ -188,7 +187,8 @@ class Config:
         Raises:
             ConfigError: a layer is not in the plan or not selected, or a sparsity is out of its range.
         """
-        asked = {plan[name].layer.weight: amount for name, amount in sparsities.items()}
+        known = {name: row.layer.weight for row in plan.rows for name in row.layer.names}
+        asked = {known.get(name) or plan[name].layer.weight: amount for name, amount in sparsities.items()}
         rules: list[Rule] = []
         for row in plan.rows:
             if row.excluded:

@@ -51,6 +51,7 @@ class Layer:
         units: Number of output units: `shape[axis] * groups`.
         default: Whether a rule without selectors means this layer.
         aliases: Other module names that share the weight and therefore also select this layer.
+        names: The exact names that select it: its own, its weight's, and those of modules tied to it; derived.
     """
 
     name: str
@@ -63,6 +64,14 @@ class Layer:
     units: int
     default: bool
     aliases: tuple[str, ...] = ()
+    names: tuple[str, ...] = attrs.field(
+        init=False, eq=False, repr=False, default=attrs.Factory(lambda self: _names(self), takes_self=True)
+    )
+
+
+def _names(layer: Layer) -> tuple[str, ...]:
+    tail = layer.weight.rpartition(".")[2]
+    return layer.name, layer.weight, *layer.aliases, *(f"{alias}.{tail}" for alias in layer.aliases)
 
 
 def layers_of(params: Mapping[str, Tensor], skeleton: nn.Module | None = None) -> tuple[Layer, ...]:

@@ -9,7 +9,7 @@ from fprune.errors import ConfigError, ModelError, close_matches
 from fprune.layers import Layer
 from fprune.model import Model
 from fprune.rule import Rule
-from fprune.selectors import few, matched, names_of, quoted, refuse_dead
+from fprune.selectors import few, matched, quoted, refuse_dead
 from fprune.tables import html_table, text_table
 from fprune.tree import Flat
 
@@ -119,7 +119,7 @@ class Plan:
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
-            if name in names_of(row.layer):
+            if name in row.layer.names:
                 return row
         known = [row.layer.name for row in self.rows]
         raise ConfigError(f"no layer {name!r} in the plan", hint=close_matches(name, known) or few("layers", known))
@@ -186,7 +186,7 @@ def _row(layer: Layer, winner: int | None, rules: Sequence[Rule], weight: Tensor
     if winner is None:
         return Row(layer, note=note)
     rule = rules[winner]
-    named = not set(rule.op_names).isdisjoint(names_of(layer))
+    named = not set(rule.op_names).isdisjoint(layer.names)
     if rule.exclude:
         return Row(layer, winner, excluded=True, named=named, note=note)
     if note == "not float" and named:
@@ -196,7 +196,7 @@ def _row(layer: Layer, winner: int | None, rules: Sequence[Rule], weight: Tensor
         return Row(layer, winner, named=named, note=note)
     cap = rule.max_sparsity_per_layer
     if isinstance(cap, Flat):
-        cap = next((cap[name] for name in names_of(layer) if name in cap), None)
+        cap = next((cap[name] for name in layer.names if name in cap), None)
     return Row(
         layer,
         winner,

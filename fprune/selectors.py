@@ -7,20 +7,7 @@ from fprune.layers import Layer
 from fprune.rule import Rule
 from fprune.tree import Flat
 
-__all__ = ["few", "matched", "names_of", "quoted", "refuse_dead"]
-
-
-def names_of(layer: Layer) -> tuple[str, ...]:
-    """Return the exact names that select a layer: its own, its weight's, and those of modules tied to it.
-
-    Examples:
-        >>> import torch
-        >>> from fprune.layers import layers_of
-        >>> names_of(layers_of({"fc.weight": torch.ones(2, 2)})[0])
-        ('fc', 'fc.weight')
-    """
-    tail = layer.weight.rpartition(".")[2]
-    return layer.name, layer.weight, *layer.aliases, *(f"{alias}.{tail}" for alias in layer.aliases)
+__all__ = ["few", "matched", "quoted", "refuse_dead"]
 
 
 def matched(index: int, rule: Rule, layers: Sequence[Layer]) -> frozenset[int]:
@@ -37,7 +24,7 @@ def matched(index: int, rule: Rule, layers: Sequence[Layer]) -> frozenset[int]:
             hint = f"substrings reach the default types only; add op_types={found} to mean these"
         raise ConfigError(f"rule {index}: no layer matches {rule!r}", hint=hint)
     if isinstance(rule.max_sparsity_per_layer, Flat):
-        known = [name for n in sorted(hits) for name in names_of(layers[n])]
+        known = [name for n in sorted(hits) for name in layers[n].names]
         for name in rule.max_sparsity_per_layer:
             if name not in known and not rule.allow_empty:
                 found = f"rule {index}: max_sparsity_per_layer names {name!r}, which the rule does not select"
@@ -49,28 +36,32 @@ def matched(index: int, rule: Rule, layers: Sequence[Layer]) -> frozenset[int]:
 def _by_name(rule: Rule, layer: Layer) -> bool:
     if not rule.op_names and not rule.op_partial_names:
         return True
-    exact = not set(rule.op_names).isdisjoint(names_of(layer))
-    return exact or any(part in name for part in rule.op_partial_names for name in (layer.name, *layer.aliases))
+    return _exactly(rule, layer) or any(
+        part in name for part in rule.op_partial_names for name in (layer.name, *layer.aliases)
+    )
+
+
+def _exactly(rule: Rule, layer: Layer) -> bool:
+    return any(name in layer.names for name in rule.op_names)
 
 
 def _selects(rule: Rule, layer: Layer) -> bool:
     """Whether types and names of a rule select the layer."""
     if rule.op_types:
         return (layer.type in rule.op_types or ("default" in rule.op_types and layer.default)) and _by_name(rule, layer)
-    any_type = layer.default or rule.exclude or not set(rule.op_names).isdisjoint(names_of(layer))
+    any_type = layer.default or rule.exclude or _exactly(rule, layer)
     return any_type and _by_name(rule, layer)
 
 
 def _check_selectors(index: int, rule: Rule, layers: Sequence[Layer]) -> None:
     """Refuse each name, substring and type that matches nothing by itself."""
-    types = sorted({layer.type for layer in layers})
+    types = sorted({layer.type for layer in layers}) if rule.op_types else []
     for kind in rule.op_types:
         if kind not in types and not (kind == "default" and any(layer.default for layer in layers)):
             hint = f"types in this model: {quoted(types)}. {close_matches(kind, types)}".strip()
             raise ConfigError(f"rule {index}: no layer of type {kind!r}", hint=hint)
-    known = {name for layer in layers for name in names_of(layer)}
     for name in rule.op_names:
-        if name not in known:
+        if not any(name in layer.names for layer in layers):
             raise ConfigError(f"rule {index}: no layer {name!r}", hint=_name_hint(name, layers))
     for part in rule.op_partial_names:
         if not any(part in name for layer in layers for name in (layer.name, *layer.aliases)):
@@ -89,7 +80,7 @@ def _name_hint(name: str, layers: Sequence[Layer]) -> str:
         return f"{name!r} holds {len(inside)} layers; op_partial_names=['{name}.'] selects them"
     if "*" in name:
         return "op_names are exact; op_partial_names selects by a substring"
-    known = list(dict.fromkeys(other for layer in layers for other in names_of(layer)))
+    known = list(dict.fromkeys(other for layer in layers for other in layer.names))
     return close_matches(name, names) or close_matches(name, known) or few("layers", names)
 
 

@@ -29,22 +29,16 @@ class Group:
         cap: the smallest bound of these layers.
         units: how many go one by one: channels where there is a structure, else weights.
         axes: the families of units that go, where there is a structure.
+        weights: elements of the layers' weights.
+        most: how many units may go: one stays at least.
     """
 
     rows: tuple[Row, ...]
     cap: float
     units: int
     axes: tuple[Axis, ...] = ()
-
-    @property
-    def weights(self) -> int:
-        """Elements of the layers' weights."""
-        return sum(math.prod(row.layer.shape) for row in self.rows)
-
-    @property
-    def most(self) -> int:
-        """How many units may go: one stays at least."""
-        return min(math.floor(self.cap * self.units + 1e-9), removals(1.0, self.units))
+    weights: int = attrs.field(init=False, default=attrs.Factory(lambda self: _weights(self.rows), takes_self=True))
+    most: int = attrs.field(init=False, default=attrs.Factory(lambda self: _most(self), takes_self=True))
 
     @property
     def names(self) -> str:
@@ -61,32 +55,35 @@ class Pool:
         total: the fraction to remove of all its layers together.
         weights: elements of all its layers' weights, those included that can lose nothing.
         groups: what can lose something.
+        sizes: weights of each group.
+        caps: the bound of each group; less than 1, since one unit stays.
+        units: units of each group.
+        most: how many units of each group may go.
     """
 
     rule: int
     total: float
     weights: int
     groups: tuple[Group, ...]
+    sizes: Floats
+    caps: Floats
+    units: Ints
+    most: Ints
 
-    @property
-    def sizes(self) -> Floats:
-        """Weights of each group."""
-        return np.array([group.weights for group in self.groups], np.float64)
-
-    @property
-    def caps(self) -> Floats:
-        """The bound of each group; less than 1, since one unit stays."""
-        return np.array([min(group.cap, removals(1.0, group.units) / group.units) for group in self.groups])
-
-    @property
-    def units(self) -> Ints:
-        """Units of each group."""
-        return np.array([group.units for group in self.groups], np.int64)
-
-    @property
-    def most(self) -> Ints:
-        """How many units of each group may go."""
-        return np.array([group.most for group in self.groups], np.int64)
+    @staticmethod
+    def of(rule: int, rows: Sequence[Row], groups: Sequence[Group]) -> "Pool":
+        """The pool of a rule: all its layers, and what of them can lose something."""
+        caps = [min(group.cap, removals(1.0, group.units) / group.units) for group in groups]
+        return Pool(
+            rule,
+            _amount(rows[0]),
+            _weights(rows),
+            tuple(groups),
+            np.array([group.weights for group in groups], np.float64),
+            np.array(caps, np.float64),
+            np.array([group.units for group in groups], np.int64),
+            np.array([group.most for group in groups], np.int64),
+        )
 
 
 def pools(setting: Setting, *, cap: float = 1.0) -> tuple[Pool, ...]:
@@ -111,8 +108,16 @@ def pools(setting: Setting, *, cap: float = 1.0) -> tuple[Pool, ...]:
         rows = [row for row in plan.selected if row.rule == rule]
         groups = tuple(group for group in grouped if group.rows[0].rule == rule)
         if groups or _amount(rows[0]) > 0:
-            found.append(Pool(rule, _amount(rows[0]), sum(math.prod(row.layer.shape) for row in rows), groups))
+            found.append(Pool.of(rule, rows, groups))
     return tuple(found)
+
+
+def _weights(rows: Iterable[Row]) -> int:
+    return sum(math.prod(row.layer.shape) for row in rows)
+
+
+def _most(group: Group) -> int:
+    return min(math.floor(group.cap * group.units + 1e-9), removals(1.0, group.units))
 
 
 def _amount(row: Row) -> float:
@@ -124,7 +129,7 @@ def _cap(rows: Iterable[Row], cap: float) -> float:
 
 
 def _single(plan: Plan, cap: float) -> list[Group]:
-    return [Group((row,), _cap((row,), cap), math.prod(row.layer.shape)) for row in plan.selected]
+    return [Group((row,), _cap((row,), cap), _weights((row,))) for row in plan.selected]
 
 
 def _coupled(plan: Plan, found: Sequence[Axis], cap: float) -> list[Group]:

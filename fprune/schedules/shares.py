@@ -1,5 +1,7 @@
 """Numbers behind an allocation: a sparsity for each group, whose mean weighted by size is the amount asked for."""
 
+from operator import mul
+
 import numpy as np
 import torch
 
@@ -55,27 +57,24 @@ def whole(shares: Floats, pool: Pool) -> Floats:
     Returns:
         A sparsity for each group, in `[0, cap]`.
     """
-    sizes, units, most = pool.sizes, pool.units, pool.most
-    each = sizes / units
-    count = np.minimum(np.floor(shares * units + 1e-9).astype(np.int64), most)
-    left = pool.total * pool.weights - float(count @ each)
-    for at in np.argsort(count - shares * units, kind="stable").tolist():
-        if count[at] < most[at] and each[at] <= left * (1 + 1e-12) + 1e-9:
-            count[at] += 1
-            left -= each[at]
-    largest = np.argsort(-each, kind="stable").tolist()
-    for at in largest:
-        more = min(int(most[at] - count[at]), int((left * (1 + 1e-12) + 1e-9) // each[at]))
+    each, most = (pool.sizes / pool.units).tolist(), pool.most.tolist()
+    exact = shares * pool.units
+    count = np.minimum(np.floor(exact + 1e-9).astype(np.int64), pool.most).tolist()
+    left = pool.total * pool.weights - sum(map(mul, count, each))
+    nearest = np.argsort(count - exact, kind="stable").tolist()
+    largest = np.argsort(-pool.sizes / pool.units, kind="stable").tolist()
+    for at, limit in (*((at, 1) for at in nearest), *((at, most[at]) for at in largest)):
+        more = min(limit, most[at] - count[at], int((left * (1 + 1e-12) + 1e-9) // each[at]))
         if more > 0:
             count[at] += more
             left -= more * each[at]
-    exact = count / units
+    found = np.array(count, np.float64) / pool.units
+    room = np.clip(np.minimum(pool.caps - found, (1 - 1e-6) / pool.units), 0.0, None) * pool.sizes
     for at in largest:
-        room = min(pool.caps[at] - exact[at], (1 - 1e-6) / units[at])
-        part = min(max(left, 0.0) / sizes[at], max(room, 0.0))
-        exact[at] += part
-        left -= part * sizes[at]
-    return exact
+        part = min(max(left, 0.0), float(room[at]))
+        found[at] += part / pool.sizes[at]
+        left -= part
+    return found
 
 
 def sorted_start(draw: torch.Generator, pool: Pool) -> Floats:

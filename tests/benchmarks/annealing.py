@@ -62,7 +62,9 @@ def main() -> None:
         for what, inputs in (("layers", None), ("coupled", (torch.ones(1, 3, 8, 8),))):
             setting = Setting.of(net, target, example_inputs=inputs)
             for schedule in searches:
-                goal, resolve = (min(pair) for pair in zip(*(cost(schedule, model, setting, target) for _ in range(3)), strict=True))
+                goal, resolve = (
+                    min(pair) for pair in zip(*(cost(schedule, model, setting, target) for _ in range(3)), strict=True)
+                )
                 print(f"{layers:6} {what:>9} {schedule!r:24} {goal:10.2f} {resolve:14.2f}")
 
 
