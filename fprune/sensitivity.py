@@ -136,7 +136,8 @@ class Sensitivity:
             least = min((row.drop for row in self.rows), default=math.inf)
             raise ConfigError(f"every ratio of every layer costs more than {max_drop}", hint=f"the least is {least:g}")
         rules: list[Rule] = [rule for layer in self.layers if layer in best for rule in best[layer].config.rules]
-        return Config(tuple(dict.fromkeys(sorted(rules, key=lambda rule: not rule.exclude))))
+        excluding = [rule for rule in rules if rule.exclude]
+        return Config(tuple(dict.fromkeys([*excluding, *rules])))
 
     def to_csv(self, path: str | Path) -> None:
         """Write a table with the columns `layer`, `ratio`, `score` and `drop`; the first row is the unpruned model.
