@@ -8,6 +8,7 @@ from fprune.criteria.curvature import curvature as curvature
 from fprune.criteria.distance import geometric_distance as geometric_distance
 from fprune.criteria.fisher import fisher_diagonal as fisher_diagonal
 from fprune.criteria.flow import gradient_flow as gradient_flow
+from fprune.criteria.gates import activation_taylor as activation_taylor
 from fprune.criteria.given import given as given
 from fprune.criteria.magnitude import channel_norm as channel_norm
 from fprune.criteria.magnitude import magnitude as magnitude

@@ -92,7 +92,8 @@ def activity(
     sums = {name: scope[name].new_zeros(layer.units, dtype=wide_dtype(scope[name])) for name, layer in listed.items()}
     counts, missed = Counter[str](), dict[str, str]()
     with running(scope, who, training) as model:
-        points = Points(model, structure_of(scope, who) if activation is None else None, activation, training)
+        structure = structure_of(scope, who, "activation='relu'") if activation is None else None
+        points = Points(model, structure, activation, training)
         for where, batch in each(batches, who):
             seen = Counter[str]()
 

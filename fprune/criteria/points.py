@@ -62,8 +62,13 @@ def structural(*data: object, activation: Activation = None, **rest: object) -> 
     return ("structure",) if activation is None else ()
 
 
-def structure_of(scope: Scope, who: str) -> Structure:
+def structure_of(scope: Scope, who: str, instead: str) -> Structure:
     """Return the structure of a scope's model, traced now if need be.
+
+    Args:
+        scope: knows the model.
+        who: the pruner, for the message.
+        instead: an option with which it needs no structure.
 
     Raises:
         CompositionError: there are no example inputs to trace it with.
@@ -72,8 +77,8 @@ def structure_of(scope: Scope, who: str) -> Structure:
         return scope.structure
     if scope.model is None or scope.example_inputs is None:
         raise CompositionError(
-            f"{who} looks for activation functions in the structure of the model, which needs example_inputs",
-            hint="pass what the model's forward takes, example_inputs=(x,), or a function: activation='relu'",
+            f"{who} reads the structure of the model, which is traced with example_inputs",
+            hint=f"pass what the model's forward takes, example_inputs=(x,), or {instead}",
         )
     return trace(scope.model, scope.example_inputs)
 

@@ -1,6 +1,7 @@
 """Pruners that look at gradients: of a loss on batches, or of the network itself."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import attrs
 from torch import Tensor
@@ -8,8 +9,9 @@ from torch import Tensor
 from fprune.allocate import Allocation, globally, per_layer
 from fprune.compose import pruner
 from fprune.config import Config
-from fprune.criteria import gradient_flow, sensitivity, squared_change, synaptic_flow
+from fprune.criteria import activation_taylor, gradient_flow, sensitivity, squared_change, synaptic_flow
 from fprune.criteria.batches import Batches, Loss
+from fprune.criteria.gates import Behind, check_behind
 from fprune.errors import ConfigError, ConfigTypeError
 from fprune.masks import Masks
 from fprune.progress import progress
@@ -26,12 +28,27 @@ def _check_taylor(
     *,
     granularity: object = "channel",
     joint: object = False,
+    form: object = "weight",
+    behind: object = "layer",
     training: object = False,
 ) -> None:
     check_scored("taylor", loss, batches, granularity, joint=joint, training=training)
+    check_behind(behind)
+    if form not in ("weight", "gate"):
+        raise ConfigError(f"taylor: form: expected 'weight' or 'gate', got {form!r}")
+    if form == "gate" and (joint or granularity != "channel"):
+        found = "taylor: a gate is before whole channels, whose weights count together"
+        raise ConfigError(found, hint="leave out joint and granularity, or form='gate'")
+    if form == "weight" and behind != "layer":
+        raise ConfigError("taylor: behind is where gates are", hint="form='gate'")
 
 
-@pruner(check=_check_taylor)
+def _needs_taylor(*data: object, behind: object = "layer", **options: object) -> tuple[str, ...]:
+    del data, options
+    return ("structure",) if behind == "norm" else ()
+
+
+@pruner(needs=_needs_taylor, check=_check_taylor)
 def taylor(
     params: Mapping[str, Tensor],
     config: Config,
@@ -41,13 +58,16 @@ def taylor(
     *,
     granularity: Granularity = "channel",
     joint: bool = False,
+    form: Literal["weight", "gate"] = "weight",
+    behind: Behind = "layer",
     training: bool = False,
 ) -> Masks:
     """Remove the output channels without which the loss changes least, to first order.
 
     score(c) = sum over batches of sum over the weights i of channel c of (g_i w_i)^2, with the gradient g of the loss
     on a batch; the lowest floor(s * C) go, ties by index. With `joint` the terms of a channel are added before they are
-    squared, (sum of g_i w_i)^2, so that changes of opposite sign cancel.
+    squared, (sum of g_i w_i)^2, so that changes of opposite sign cancel. With `form="gate"` they are the changes of the
+    channel's activations, score(c) = sum over batches of (dL/dz_c)^2 with a gate z_c = 1 before them.
 
     Examples:
         >>> import torch
@@ -71,6 +91,9 @@ def taylor(
         allocation: how the budget spreads over layers, and what lives and dies together.
         granularity: `"channel"`, or `"element"` for single weights.
         joint: whether the weights of a channel count together.
+        form: `"weight"`, or `"gate"`.
+        behind: where gates are, behind the `"layer"`, or behind the `"norm"` that follows it, as the structure of the
+            model shows it (`example_inputs` are needed).
         training: whether the model runs in training mode; in evaluation mode by default, whatever its own flag.
 
     Returns:
@@ -84,6 +107,8 @@ def taylor(
     References:
         Molchanov et al, `Importance Estimation for Neural Network Pruning <https://arxiv.org/abs/1906.10771>`_, 2019
     """
+    if form == "gate":
+        return allocation(activation_taylor(loss, batches, behind, training=training), params, config)
     scores = squared_change(loss, batches, training=training, joint=joint)
     return allocation(scores.at(granularity), params, config)
 

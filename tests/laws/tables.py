@@ -172,6 +172,7 @@ PRUNERS = [
     Pruner("random", random, "element", off=CHANCE),
     Pruner("random, channels", lambda allocation: random(allocation, granularity="channel"), "channel", off=CHANCE),
     Pruner("taylor", lambda allocation: taylor(loss, BATCHES, allocation), "channel", needs_model=True, off=SLOPES),
+    Pruner("taylor, gates", lambda a: taylor(loss, BATCHES, a, form="gate"), "channel", needs_model=True, off=SLOPES),
     Pruner("snip", lambda allocation: snip(loss, BATCHES, allocation), "element", needs_model=True, off=SLOPES),
     Pruner("fisher", lambda allocation: fisher(loss, BATCHES, allocation), "element", needs_model=True, off=SLOPES),
     Pruner(
