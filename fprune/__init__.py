@@ -32,6 +32,12 @@ from fprune.allocate import globally as globally
 from fprune.allocate import dependency_aware as dependency_aware
 from fprune.allocate import balanced as balanced
 from fprune.allocate import n_m as n_m
+from fprune.allocate import block as block
+from fprune.allocate import erk as erk
+from fprune.allocate import lamp as lamp
+from fprune.allocate import owl as owl
+from fprune.allocate import uniform_plus as uniform_plus
+from fprune.allocate import isomorphic as isomorphic
 
 # Schedules: how much each round reaches.
 from fprune.schedules import one_shot as one_shot

@@ -104,10 +104,16 @@ class Config:
 
     Raises:
         ConfigTypeError: a value of the wrong type; the message names the rule, counted from 0.
-        ConfigError: a value out of range, an unknown key, an empty list.
+        ConfigError: a value out of range, an unknown key, an empty list, two rules with a budget.
     """
 
     rules: tuple[Rule, ...] = attrs.field(converter=_rules)
+
+    def __attrs_post_init__(self) -> None:
+        both = [index for index, rule in enumerate(self.rules) if rule.budget is not None]
+        if len(both) > 1:
+            found = f"rules {both[0]} and {both[1]} have a budget, and a budget is of the whole model"
+            raise ConfigError(found, hint="select the layers of both by one rule, or give one of them a sparsity")
 
     @classmethod
     def of(cls, value: "ConfigLike") -> "Config":
@@ -210,7 +216,7 @@ class Config:
         return [rule.to_dict() for rule in self.rules]
 
     def map(self, fn: Callable[[float], float]) -> "Config":
-        """Apply a function to the `sparsity` or `total_sparsity` of each rule.
+        """Apply a function to each rule's amount: its `sparsity`, its `total_sparsity` or the parts of its `budget`.
 
         Examples:
             >>> Config([{"total_sparsity": 0.75}]).map(lambda s: s / 3)
@@ -226,13 +232,8 @@ class Config:
             ConfigError: a result is not in `[0, 1)`; names the rule.
         """
 
-        def changed(rule: Rule) -> Rule:
-            if rule.sparsity is not None:
-                return attrs.evolve(rule, sparsity=fn(rule.sparsity))
-            return rule if rule.total_sparsity is None else attrs.evolve(rule, total_sparsity=fn(rule.total_sparsity))
-
         def mapped(index: int, rule: Rule) -> Rule:
-            return _at(index, lambda: changed(rule))
+            return _at(index, lambda: rule.map(fn))
 
         return Config(tuple(mapped(index, rule) for index, rule in enumerate(self.rules)))
 

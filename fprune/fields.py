@@ -10,10 +10,12 @@ from torch import Tensor
 from fprune.errors import ConfigError, ConfigTypeError, close_matches
 from fprune.tree import Flat
 
-__all__ = ["ROLES", "cap", "count", "flag", "fraction", "granularity", "names", "ratio"]
+__all__ = ["BUDGETS", "ROLES", "budget", "cap", "count", "flag", "fraction", "granularity", "names", "ratio"]
 
 ROLES = ("head", "head_dim", "channel")
 """Kinds of units that a rule can name."""
+BUDGETS = ("flops", "params")
+"""What a budget can be counted in."""
 
 
 def ratio(value: object, what: str, *, closed: bool = False) -> float:
@@ -125,6 +127,45 @@ def cap(value: "float | Mapping[str, float] | None") -> "float | Flat[float] | N
     if not value:
         raise ConfigError(f"{key}: the mapping is empty", hint="leave it out, or write {'conv1': 0.5}")
     return Flat({name: ratio(limit, f"{key}[{name!r}]", closed=True) for name, limit in value.items()})
+
+
+def budget(value: "Mapping[str, float] | None") -> "Flat[float] | None":
+    """Read fractions of the whole model's FLOPs and parameters; None stays None.
+
+    Examples:
+        >>> budget({"flops": 0.5})
+        Flat(flops=0.5)
+        >>> budget({"flop": 0.5})
+        Traceback (most recent call last):
+        fprune.errors.ConfigError: budget: expected 'flops' or 'params' as keys, got 'flop'
+        hint: Did you mean 'flops'...
+
+    Args:
+        value: what the user wrote.
+
+    Returns:
+        The same, with fractions in `[0, 1)`.
+
+    Raises:
+        ConfigTypeError: it is no mapping, or a fraction is not a number.
+        ConfigError: it is empty, has an unknown key, or a fraction out of range.
+    """
+    return None if value is None else _read_budget(value)
+
+
+def _read_budget(value: object) -> "Flat[float]":
+    example = "budget={'flops': 0.5} removes half of the model's FLOPs"
+    if not isinstance(value, Mapping):
+        found = f"budget: expected a mapping, got {value!r} ({type(value).__name__})"
+        raise ConfigTypeError(found, hint=example)
+    entries = cast("Mapping[object, object]", value)
+    if not entries:
+        raise ConfigError("budget: the mapping is empty", hint=example)
+    for key in entries:
+        if key not in BUDGETS:
+            hint = close_matches(key, BUDGETS) if isinstance(key, str) else ""
+            raise ConfigError(f"budget: expected 'flops' or 'params' as keys, got {key!r}", hint=hint or example)
+    return Flat({str(key): ratio(part, f"budget[{key!r}]") for key, part in entries.items()})
 
 
 def flag(key: str) -> Callable[[bool], bool]:

@@ -35,6 +35,7 @@ class Row:
         round_to: how many units are kept is a multiple of this.
         min_kept: at least so many units are kept.
         keep_class: fewer units go where the model's code would not hold the result.
+        budget: fractions of the whole model's FLOPs and parameters that all layers of the same rule bring about.
     """
 
     layer: Layer
@@ -49,11 +50,12 @@ class Row:
     round_to: int = 1
     min_kept: int = 1
     keep_class: bool = False
+    budget: Flat[float] | None = attrs.field(default=None, hash=False)
 
     @property
     def selected(self) -> bool:
         """Whether a pruner will touch this layer."""
-        return self.sparsity is not None or self.total is not None
+        return not (self.sparsity is None and self.total is None and self.budget is None)
 
     @property
     def exact_name(self) -> str:
@@ -62,9 +64,10 @@ class Row:
 
     @property
     def removes(self) -> str:
-        """The amount in words: `0.8`, `0.8 shared, at most 0.9`, `0.5 of head`, `excluded`, or empty."""
+        """The amount in words: `0.8, at most 0.9`, `0.5 of head`, `flops 0.5 of the model`, `excluded`, or none."""
         amount = f"{self.sparsity:g}" if self.sparsity is not None else ""
         amount = f"{self.total:g} shared" if self.total is not None else amount
+        amount = _budgeted(self.budget) if self.budget is not None else amount
         if self.excluded or not amount:
             return "excluded" if self.excluded else ""
         of = f" of {self.granularity}" if self.granularity is not None else ""
@@ -209,7 +212,12 @@ def _row(layer: Layer, winner: int | None, rules: Sequence[Rule], weight: Tensor
         round_to=rule.round_to,
         min_kept=rule.min_kept,
         keep_class=rule.keep_class,
+        budget=rule.budget,
     )
+
+
+def _budgeted(budget: Flat[float]) -> str:
+    return " and ".join(f"{key} {part:g}" for key, part in budget.items()) + " of the model"
 
 
 def _frozen(params: Mapping[str, Tensor]) -> frozenset[str]:

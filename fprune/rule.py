@@ -1,6 +1,6 @@
 """One line of a configuration: which layers, and which fraction of them to remove."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import attrs
@@ -11,6 +11,10 @@ from fprune.tables import html_table
 from fprune.tree import Flat
 
 __all__ = ["Rule"]
+
+_ONE_AMOUNT = (
+    "sparsity holds for each layer, total_sparsity is shared by them, and a budget is of the whole model; keep one"
+)
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -38,6 +42,9 @@ class Rule:
         op_partial_names: substrings of layer names.
         sparsity: fraction to remove of each selected layer, in `[0, 1)`.
         total_sparsity: fraction to remove of all selected layers together, in `[0, 1)`; the allocation divides it.
+        budget: fractions of the whole model's FLOPs and parameters to remove, each in `[0, 1)`, as `fprune.count`
+            counts them: `{"flops": 0.5}`, `{"params": 0.4}` or both. The fewest units go that meet all; what other
+            rules remove counts too. A config has at most one rule with a budget.
         max_sparsity_per_layer: upper bound for one layer, in `(0, 1]`; a number, or a number for each layer name.
         granularity: which of the selected layers' units go, for `dependency_aware`: `"head"` (whole attention heads),
             `"head_dim"` (the width of every head), `"channel"` (everything else) or `"family:<name>"` (one family of
@@ -60,6 +67,7 @@ class Rule:
     sparsity: float | None = attrs.field(default=None, converter=fields.fraction("sparsity"))
     total_sparsity: float | None = attrs.field(default=None, converter=fields.fraction("total_sparsity"))
     # A Flat is equal by value and has no hash; leaving it out of the hash keeps rules hashable.
+    budget: Flat[float] | None = attrs.field(default=None, converter=fields.budget, hash=False)
     max_sparsity_per_layer: float | Flat[float] | None = attrs.field(default=None, converter=fields.cap, hash=False)
     granularity: str | None = attrs.field(default=None, converter=fields.granularity)
     round_to: int = attrs.field(default=1, converter=fields.count("round_to"))
@@ -69,26 +77,59 @@ class Rule:
     allow_empty: bool = attrs.field(default=False, converter=fields.flag("allow_empty"))
 
     def __attrs_post_init__(self) -> None:
-        amounts = {"sparsity": self.sparsity, "total_sparsity": self.total_sparsity}
+        amounts = {"sparsity": self.sparsity, "total_sparsity": self.total_sparsity, "budget": self.budget}
         given = [key for key, value in amounts.items() if value is not None]
         details = ("max_sparsity_per_layer", "granularity", "round_to", "min_kept", "keep_class")
         if self.exclude and (told := [key for key in (*amounts, *details) if key in self._given()]):
             raise ConfigError(f"exclude=True contradicts {told[0]}", hint=f"leave out {told[0]}, or use two rules")
         if not self.exclude and not given:
-            hint = "add sparsity (for each layer), total_sparsity (for all of them together) or exclude=True"
+            hint = "add sparsity (for each layer), total_sparsity (for all of them together), budget or exclude=True"
             raise ConfigError(f"the rule does not say how much to remove: {self!r}", hint=hint)
-        if len(given) == 2:
-            hint = "sparsity holds for each layer, total_sparsity is shared by them; keep one"
-            raise ConfigError("sparsity and total_sparsity exclude each other", hint=hint)
+        if len(given) > 1:
+            raise ConfigError(f"{given[0]} and {given[1]} exclude each other", hint=_ONE_AMOUNT)
+        if self.budget is not None and self.keep_class:
+            hint = "leave out keep_class; speed_up() then generates the forward of a class that cannot hold the result"
+            raise ConfigError("keep_class gives units back, so a budget would not be met", hint=hint)
         cap = self.max_sparsity_per_layer
-        if given and isinstance(cap, float) and self.amount > cap:
+        if self.budget is None and isinstance(cap, float) and self.amount > cap:
             found = f"{given[0]} {self.amount:g} is more than max_sparsity_per_layer {cap:g}"
             raise ConfigError(f"{found}, so it cannot be reached", hint=f"raise the bound, or ask for {cap:g}")
 
     @property
+    def amounts(self) -> Flat[float]:
+        """What this rule removes: `sparsity`, `total_sparsity`, or the `flops` and `params` of its budget.
+
+        Examples:
+            >>> Rule(sparsity=0.5).amounts, Rule(budget={"flops": 0.5, "params": 0.4}).amounts
+            (Flat(sparsity=0.5), Flat(flops=0.5, params=0.4))
+        """
+        if self.budget is not None:
+            return self.budget
+        pairs = (("sparsity", self.sparsity), ("total_sparsity", self.total_sparsity))
+        return Flat({key: value for key, value in pairs if value is not None})
+
+    @property
     def amount(self) -> float:
-        """The fraction this rule removes, of each layer or of all together; 0 when it excludes."""
-        return next((value for value in (self.sparsity, self.total_sparsity) if value is not None), 0.0)
+        """The fraction this rule removes, of each layer or of all; of a budget the largest; 0 when it excludes."""
+        return max(self.amounts.values(), default=0.0)
+
+    def map(self, fn: Callable[[float], float]) -> "Rule":
+        """Return the rule with a function applied to each of its amounts.
+
+        Examples:
+            >>> Rule(budget={"flops": 0.5}).map(lambda part: part / 2)
+            Rule(budget={'flops': 0.25})
+
+        Args:
+            fn: fraction to fraction.
+
+        Returns:
+            The rule; selectors and bounds stay.
+        """
+        if self.exclude:
+            return self
+        changed = self.amounts.map(fn)
+        return attrs.evolve(self, **(dict(changed) if self.budget is None else {"budget": changed}))
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "Rule":

@@ -10,6 +10,7 @@ import attrs
 
 from fprune.config import Config
 from fprune.errors import ScheduleError
+from fprune.fields import BUDGETS
 from fprune.model import Model
 from fprune.records import Goal, Report, TaskResult
 
@@ -220,7 +221,8 @@ def same_selectors(a: Config, b: Config) -> bool:
 def refuse_less(goal: Goal, reached: Goal, origin: Model, position: int, name: str) -> None:
     """Refuse a goal that asks for less than the round before it, whose state it would go on from.
 
-    Configs with equal selectors are compared rule by rule, others by the fraction they remove of the whole model.
+    Configs with equal selectors are compared rule by rule, others by the fraction they remove of the whole model;
+    a budget cannot be told as such a fraction, so there the rounds themselves decide.
 
     Raises:
         ScheduleError: it asks for less; masks only shrink, so it could not be met.
@@ -229,15 +231,21 @@ def refuse_less(goal: Goal, reached: Goal, origin: Model, position: int, name: s
         return
     if same_selectors(goal.config, reached.config):
         pairs = zip(goal.config.rules, reached.config.rules, strict=True)
-        found = [(new.amount or 0.0, old.amount or 0.0, 1e-9) for new, old in pairs]
+        several = len(goal.config.rules) > 1
+        found = [
+            (f"rule {rule}: " if several else "", key, part, old.amounts[key], 1e-9)
+            for rule, (new, old) in enumerate(pairs)
+            for key, part in new.amounts.items()
+        ]
+    elif any(rule.budget is not None for rule in (*goal.config.rules, *reached.config.rules)):
+        return
     else:
-        found = [(_asked(goal.config, origin), _asked(reached.config, origin), 1e-3)]
-    for rule, (new, old, tolerance) in enumerate(found):
+        found = [("", "", _asked(goal.config, origin), _asked(reached.config, origin), 1e-3)]
+    for where, key, new, old, tolerance in found:
         if new < old - tolerance:
-            where = f"rule {rule}: " if len(found) > 1 else ""
             raise ScheduleError(
-                f"{name}, goal {position}: {where}asks for sparsity {new:.4g} after {old:.4g}, and pruned weights "
-                "do not come back",
+                f"{name}, goal {position}: {where}asks for {key if key in BUDGETS else 'sparsity'} {new:.4g} after "
+                f"{old:.4g}, and pruned weights do not come back",
                 hint='let the goal begin anew: Goal(config, start="origin")',
             )
 

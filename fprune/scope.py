@@ -46,6 +46,8 @@ class Scope(Mapping[str, Tensor]):
         structure: the trace of the present model, when there is one.
         seed: the seed for random criteria.
         example_inputs: arguments of one forward pass.
+        origin: the model before any compaction; `None` when that is the present one.
+        origin_structure: its trace, when there is one.
     """
 
     params: Mapping[str, Tensor]
@@ -56,6 +58,8 @@ class Scope(Mapping[str, Tensor]):
     structure: object | None = attrs.field(default=None, eq=False)
     seed: int = 0
     example_inputs: Inputs | None = None
+    origin: Model | None = None
+    origin_structure: object | None = attrs.field(default=None, eq=False)
 
     @classmethod
     def of(
@@ -120,8 +124,13 @@ class Scope(Mapping[str, Tensor]):
             seed=task.seed if seed is None else seed,
             example_inputs=task.example_inputs,
         )
-        return (
-            scope if result.lineage.is_identity else attrs.evolve(scope, layers=_present(result.origin, result.model))
+        if result.lineage.is_identity:
+            return scope
+        return attrs.evolve(
+            scope,
+            layers=_present(result.origin, result.model),
+            origin=result.origin,
+            origin_structure=task.origin_structure,
         )
 
     def plan(self, config: Config) -> Plan:

@@ -1,5 +1,6 @@
 """Plots of a run: what each layer was asked and gave, and how the rounds went. Needs matplotlib."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ def _by_channel(result: TaskResult) -> bool:
     """Whether the run counted channels: what came out is nearer to what was asked in channels than in weights."""
     report, asked = result.report, _asked(result.goal.config, result.origin)
     channels = abs(report.channel_sparsity - _total(report, asked, by_channel=True))
-    return channels <= abs(report.sparsity - _total(report, asked, by_channel=False))
+    return not channels > abs(report.sparsity - _total(report, asked, by_channel=False))  # NaN under a budget
 
 
 def _realised(report: Report, by_channel: bool) -> Mapping[str, Realised]:
@@ -92,9 +93,12 @@ def _realised(report: Report, by_channel: bool) -> Mapping[str, Realised]:
 
 
 def _asked(config: Config, origin: Model) -> dict[str, float]:
-    """Weight name -> the sparsity its rule asks for; layers that share a budget have the budget's."""
-    rows = config.resolve(origin).selected
-    return {row.layer.weight: row.sparsity if row.sparsity is not None else row.total or 0.0 for row in rows}
+    """Weight name -> the sparsity its rule asks for; layers that share a total have the total, NaN under a budget."""
+    found: dict[str, float] = {}
+    for row in config.resolve(origin).selected:
+        shared = math.nan if row.total is None else row.total
+        found[row.layer.weight] = shared if row.sparsity is None else row.sparsity
+    return found
 
 
 def _total(report: Report, asked: Mapping[str, float], by_channel: bool) -> float:

@@ -11,6 +11,7 @@ from fprune.allocate.reach import Reach, eligible, outputs, refuse_unknown
 from fprune.errors import ConfigError
 from fprune.plan import Plan, Row
 from fprune.structure import Family, Structure
+from fprune.tree import Flat
 
 __all__ = ["Axis", "axes", "outputs", "staying"]
 
@@ -23,11 +24,12 @@ class Axis:
         family: the units.
         channels: weight name -> output channels of that layer that go with one unit, for the layers the config selects.
         rule: the rule that selects them.
-        sparsity: fraction of the units to remove; None when the rule shares a total.
+        sparsity: fraction of the units to remove; None when the rule shares a total or has a budget.
         cap: the smallest bound of these layers.
         round_to: what is kept is a multiple of this.
         min_kept: at least so many units are kept, or all when there are fewer.
         keep_class: units may come back where the model's code would not hold the result.
+        budget: fractions of the whole model's FLOPs and parameters that the rule removes, if that is its amount.
     """
 
     family: Family
@@ -38,6 +40,7 @@ class Axis:
     round_to: int = 1
     min_kept: int = 1
     keep_class: bool = False
+    budget: Flat[float] | None = None
 
     def removes(self, asked: int, already: int = 0) -> int:
         """How many of the original units go: as many as asked, or fewer for the sake of a multiple.
@@ -99,7 +102,7 @@ def _priority(number: int, family: Family, reach: Reach) -> tuple[int, int, int,
 
 
 def _axis(family: Family, users: list[Row], hits: Mapping[str, int]) -> Axis:
-    amounts = {(row.rule if row.total is not None else None, row.sparsity) for row in users}
+    amounts = {(row.rule if row.sparsity is None else None, row.sparsity) for row in users}
     if len(amounts) > 1:
         told = ", ".join(f"{row.layer.name!r}: {row.removes} (rule {row.rule})" for row in users)
         raise ConfigError(
@@ -117,6 +120,7 @@ def _axis(family: Family, users: list[Row], hits: Mapping[str, int]) -> Axis:
         lcm(*(row.round_to for row in users)),
         max(row.min_kept for row in users),
         any(row.keep_class for row in users),
+        users[0].budget,
     )
     _refuse_uneven(axis)
     return axis

@@ -9,7 +9,7 @@ from torch import Tensor
 from fprune.errors import ConfigError
 from fprune.layers import Layer
 
-__all__ = ["Blocks", "cells", "input_runs", "row_runs", "unit_runs"]
+__all__ = ["Blocks", "cells", "input_runs", "kernels", "row_runs", "unit_runs"]
 
 
 @attrs.frozen(eq=False)
@@ -56,6 +56,18 @@ def cells(layer: Layer, block: tuple[int, ...]) -> Blocks:
         return weight.view(*split).permute(*range(0, 2 * rank, 2), *range(1, 2 * rank, 2))
 
     return Blocks(prod(sizes), view)
+
+
+def kernels(layer: Layer, outputs: int, inputs: int) -> Blocks:
+    """Return the cells of a grid of output by input channels; each has the whole kernels, and none is in two groups."""
+    if len(layer.shape) < 2:
+        found = f"{layer.name!r} has the shape {layer.shape}, and a block is of outputs by inputs"
+        raise ConfigError(found, hint="exclude the layer")
+    axis = layer.axis
+    _fitting(layer, "input channels of a group", layer.shape[1 - axis] // (layer.groups if axis else 1), inputs)
+    _fitting(layer, "output channels of a group", layer.shape[axis], outputs)
+    sizes = (inputs, outputs) if axis else (outputs, inputs)
+    return cells(layer, (*sizes, *layer.shape[2:]))
 
 
 def input_runs(layer: Layer, size: int) -> Blocks:

@@ -1,8 +1,8 @@
 """How many go: exact counts in the coordinates of the original model, and what every selected layer brings to them."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NoReturn, Protocol
 
 import attrs
 from torch import Tensor
@@ -15,14 +15,25 @@ from fprune.masks import Masks
 from fprune.plan import Row
 from fprune.scope import Scope
 
-__all__ = ["Allocation", "Share", "layer_rows", "local_rows", "masks_of", "refuse_over_bound", "removals", "shares"]
+__all__ = [
+    "Allocation",
+    "Share",
+    "layer_rows",
+    "local_rows",
+    "masks_of",
+    "refuse_over_bound",
+    "refuses_budgets",
+    "removals",
+    "shares",
+]
 
 
 class Allocation(Protocol):
     """What turns scores and a config into masks: any function of these three arguments.
 
     The criterion scores, the config says which layers and how much, and the allocation decides how the amount spreads
-    and what lives and dies together. `needs`, a frozenset, may say what it wants besides, such as `example_inputs`.
+    and what lives and dies together. `needs`, a frozenset, may say what it wants besides, such as `example_inputs`, and
+    `refuses`, a function of a scope and a config, what it will not do, before a run begins.
     """
 
     def __call__(self, criterion: Criterion, params: Mapping[str, Tensor], config: Config, /) -> Masks:
@@ -109,8 +120,14 @@ def local_rows(scope: Scope, config: Config, allocation: str) -> tuple[Row, ...]
     return rows
 
 
-def layer_rows(scope: Scope, config: Config, allocation: str) -> tuple[Row, ...]:
+def layer_rows(scope: Scope, config: Config, allocation: str, *, budgets: bool = False) -> tuple[Row, ...]:
     """Return the selected rows of a config whose rules speak of layers, not of units coupled over layers.
+
+    Args:
+        scope: the parameters.
+        config: what to prune and how much.
+        allocation: its name, for errors.
+        budgets: whether the allocation can meet a budget of parameters.
 
     Raises:
         ConfigError: a rule has a key that only an allocation with units can follow.
@@ -123,7 +140,26 @@ def layer_rows(scope: Scope, config: Config, allocation: str) -> tuple[Row, ...]
         if told:
             found = f"rule {row.rule}: {told[0]} is about whole units, and {allocation} knows single layers only"
             raise ConfigError(found, hint=f"use dependency_aware, or leave out {told[0]}")
+        if row.budget is not None and (not budgets or "flops" in row.budget):
+            _refuse_budget(row, allocation, budgets)
     return rows
+
+
+def _refuse_budget(row: Row, allocation: str, budgets: bool) -> NoReturn:
+    if budgets:
+        found = f"rule {row.rule}: a budget of FLOPs, and {allocation} masks layers one by one, which saves none"
+        raise ConfigError(found, hint="use dependency_aware, which removes whole units; or a budget of params")
+    found = f"rule {row.rule}: a budget is of the whole model, and {allocation} treats each layer by itself"
+    raise ConfigError(found, hint="use dependency_aware, or globally for a budget of params")
+
+
+def refuses_budgets(allocation: str) -> Callable[[Scope, Config], None]:
+    """Return what an allocation that treats each layer by itself refuses before anything is scored: budgets."""
+
+    def refuses(scope: Scope, config: Config) -> None:
+        layer_rows(scope, config, allocation)
+
+    return refuses
 
 
 def refuse_over_bound(row: Row) -> None:

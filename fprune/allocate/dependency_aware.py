@@ -1,28 +1,28 @@
 """Whole units: everything that the model's couplings tie together goes or stays together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import ClassVar, final, overload
 
-import numpy as np
-import torch
+import attrs
 from torch import Tensor
 
-from fprune.allocate.axes import Axis, axes, outputs, staying
-from fprune.allocate.budget import refuse_over_bound
-from fprune.allocate.keeping import keep_class
-from fprune.allocate.needing import needing
-from fprune.allocate.taking import Bools, Floats, take_each, take_shared
+from fprune.allocate.axes import staying
+from fprune.allocate.structural import Units, allocated, refuse_unreachable
+from fprune.allocate.taking import Floats, channels_of, in_order, take_each, take_shared
+from fprune.allocate.units import Normalisation, Reduction, Scoring
 from fprune.config import Config
 from fprune.criteria import Criterion
-from fprune.errors import StructureError
 from fprune.masks import Masks
+from fprune.plan import Plan
 from fprune.scope import Scope
-from fprune.structure import Structure, masked_units, trace
+from fprune.structure import Structure
 
-__all__ = ["dependency_aware", "unit_masks"]
+__all__ = ["DependencyAware", "dependency_aware"]
 
 
-@needing("example_inputs", "structure", foresees=staying)
-def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config: Config) -> Masks:
+@final
+@attrs.frozen(repr=False)
+class DependencyAware:
     """Remove whole units: a filter with its bias, the norm's entries, the filters added to it, the weights reading it.
 
     The units come from the structure of the model. A unit's score is the mean over the weights whose output channels it
@@ -30,6 +30,9 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
     decide for the layers it is added to. Of each family of units `floor(s * n)` go, n counted before any compaction; of
     a layer whose channels fall into several families `floor(s * n)` go in total, and each family keeps one unit. With
     `total_sparsity` the units of the rule compete, and their channels in the rule's layers are counted.
+
+    With a `budget`, such as `{"flops": 0.5}`, the units of the rule compete too: the fewest of them go, lowest scores
+    first, that leave the whole model at most half of the original's FLOPs, as `fprune.count` counts them.
 
     Where a layer is made of attention heads, heads go and their width stays; a rule's `granularity` says otherwise.
     With `round_to=r` the count that is kept goes up to the next multiple of r, so that no more is lost than asked for;
@@ -40,6 +43,7 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
     follows the layers it is coupled to.
 
     Examples:
+        >>> import torch
         >>> from fprune import Config, Model, inputs
         >>> from fprune.criteria import channel_norm
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -49,89 +53,68 @@ def dependency_aware(criterion: Criterion, params: Mapping[str, Tensor], config:
         >>> masks["0.weight"].tolist(), masks["2.weight"].tolist()
         ([[False], [True]], [[False, True]])
 
-    Args:
-        criterion: what scores; asked for one score per output channel.
-        params: a `Model` in a `Scope` with example inputs or a structure, as `l1(dependency_aware).masks(...)` makes
-            it.
-        config: what to prune and how much.
+    How the scores of a unit's layers become one is an option:
 
-    Returns:
-        One bool mask for each parameter that a removed unit reaches.
+        >>> dependency_aware, dependency_aware(reduction="max"), dependency_aware(normalisation="none")
+        (dependency_aware, dependency_aware(reduction='max'), dependency_aware(normalisation='none'))
+
+    Args:
+        scoring: `reduction` over the layers of a unit: their `"mean"`, `"sum"`, `"max"`, or the `"first"` of them;
+            `normalisation` of the scores of a layer: by the `"mean"` or the `"max"` of its channels, or `"none"`.
 
     Raises:
         ConfigError: coupled layers ask for different amounts, a named layer cannot lose channels, or nothing can; a
-            granularity names nothing; a family cannot be kept in multiples of `round_to`.
+            granularity names nothing; a family cannot be kept in multiples of `round_to`; an amount or a budget is
+            out of reach.
         StructureError: the structure is not that of a model.
     """
-    scope, config = Scope.of(params), Config.of(config)
-    structure, plan = _structure(scope), scope.plan(config)
-    for row in plan.selected:
-        refuse_over_bound(row)
-    found = axes(structure, plan)
-    removed = masked_units(structure, scope.masks, {name: tuple(value.shape) for name, value in scope.items()})
-    scores = _scores(criterion, scope, structure, found)
-    scores[removed] = -np.inf
-    before = removed.copy()
-    take_each(structure, [axis for axis in found if axis.sparsity is not None], plan.selected, scope, scores, removed)
-    for rule in sorted({axis.rule for axis in found if axis.sparsity is None}):
-        rows = [row for row in plan.selected if row.rule == rule]
-        take_shared([a for a in found if a.sparsity is None and a.rule == rule], rows, scope, scores, removed)
-    if any(axis.keep_class for axis in found):
-        keep_class(structure, found, before, removed, scores)
-    return unit_masks(structure, removed, scope)
+
+    scoring: Scoring = attrs.field(factory=Scoring)
+    needs: ClassVar[frozenset[str]] = frozenset({"example_inputs", "structure"})
+
+    @overload
+    def __call__(self, criterion: Criterion, params: Mapping[str, Tensor], config: Config, /) -> Masks: ...
+    @overload
+    def __call__(
+        self, *, reduction: Reduction = "mean", normalisation: Normalisation = "mean"
+    ) -> "DependencyAware": ...
+    def __call__(
+        self,
+        criterion: Criterion | None = None,
+        params: Mapping[str, Tensor] | None = None,
+        config: Config | None = None,
+        /,
+        *,
+        reduction: Reduction = "mean",
+        normalisation: Normalisation = "mean",
+    ) -> "Masks | DependencyAware":
+        """Return one bool mask for each parameter that a removed unit reaches; with options alone, the allocation."""
+        if criterion is None or params is None or config is None:
+            return DependencyAware(Scoring(reduction, normalisation))
+        return allocated("dependency_aware", self.scoring, _take, criterion, params, config)
+
+    def foresees(self, structure: Structure, plan: Plan) -> Mapping[str, str]:
+        """Which selected layers will not lose what was asked, and why."""
+        return staying(structure, plan)
+
+    def refuses(self, scope: Scope, config: Config) -> None:
+        """Refuse a budget that is out of reach."""
+        refuse_unreachable(scope, config, "dependency_aware", _take)
+
+    def __repr__(self) -> str:
+        return f"dependency_aware{self.scoring.options}"
 
 
-def _structure(scope: Scope) -> Structure:
-    if isinstance(scope.structure, Structure):
-        return scope.structure
-    if scope.model is None or scope.example_inputs is None:
-        raise StructureError(
-            "dependency_aware needs the structure of a model, found only tensors",
-            hint="l1(dependency_aware).masks(Model.from_module(net), config, example_inputs=(x,))",
-        )
-    return trace(scope.model, scope.example_inputs)
+dependency_aware = DependencyAware()
 
 
-def _scores(criterion: Criterion, scope: Scope, structure: Structure, found: Sequence[Axis]) -> Floats:
-    """A score for each label: the mean over weights of (its channels' score / the weight's mean absolute score)."""
-    asked = np.zeros(structure.labels, np.bool_)
-    for axis in found:
-        asked[axis.family.labels] = True
-    rows = {layer.weight: outputs(structure, layer) for layer in scope.layers if layer.shape}
-    layers = [layer for layer in scope.layers if layer.weight in rows and asked[rows[layer.weight]].any()]
-    layers = [layer for layer in layers if len(layer.shape) > 1] or layers
-    total, count = np.zeros(structure.labels), np.zeros(structure.labels)
-    for layer, found_scores in criterion.each(scope, layers, "channel"):
-        score = found_scores.double().cpu().numpy()
-        alive = np.isfinite(score)
-        mean = np.abs(score[alive]).mean() if alive.any() else 1.0  # scores with a sign keep their order
-        score = np.where(alive, score, 0.0) / (mean or 1.0)
-        labels = rows[layer.weight]
-        for column in labels.T:
-            np.add.at(total, column, score)
-        count[labels.ravel()] += 1  # once for each label, however often it occurs
-    return total / np.maximum(count, 1)
-
-
-def unit_masks(structure: Structure, removed: Bools, scope: Scope) -> Masks:
-    """Every slice of every removed unit, one mask per parameter.
-
-    Args:
-        structure: the couplings.
-        removed: `(labels,)`, which units go.
-        scope: the parameters.
-    """
-    gone: dict[tuple[str, int], Bools] = {}
-    for family in structure.families:
-        units = removed[family.labels]
-        if units.any():
-            for part in family.slices:
-                if part.tensor in scope:
-                    size = scope[part.tensor].shape[part.dim]
-                    gone.setdefault((part.tensor, part.dim), np.zeros(size, np.bool_))[part.index[units]] = True
-    masks: dict[str, Tensor] = {}
-    for (name, dim), indices in gone.items():
-        place = [-1 if d == dim else 1 for d in range(scope[name].ndim)]
-        kept = torch.from_numpy(~indices).to(scope[name].device).view(place)
-        masks[name] = masks[name] & kept if name in masks else kept
-    return Masks(masks)
+def _take(units: Units, scores: Floats) -> None:
+    each = [axis for axis in units.found if axis.sparsity is not None]
+    take_each(units.structure, each, units.rows, units.scope, scores, units.removed)
+    for rule in units.without_budget():
+        shared = [axis for axis in rule if axis.sparsity is None]
+        rows = [row for row in units.rows if row.rule == rule[0].rule]
+        if shared:
+            total = sum(channels_of(row, shared, units.scope) for row in rows)
+            take_shared(shared, rows[0].total or 0.0, total, scores, units.removed)
+    units.meet(scores, in_order)

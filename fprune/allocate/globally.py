@@ -1,28 +1,28 @@
 """The layers of a rule compete for one budget."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from fprune.allocate.budget import Share, layer_rows, masks_of, natural, removals, shares
+from fprune.allocate.needing import needing
+from fprune.allocate.parameters import refuses_beyond
+from fprune.allocate.pool import Pool, pooled
 from fprune.allocate.selection import lowest
 from fprune.config import Config
 from fprune.criteria import Criterion
-from fprune.errors import ConfigError
-from fprune.layers import Layer
 from fprune.masks import Masks
-from fprune.scope import Scope
 
-__all__ = ["globally"]
+__all__ = ["bounded", "globally"]
 
 
+@needing(refuses=refuses_beyond("globally"))
 def globally(criterion: Criterion, params: Mapping[str, Tensor], config: Config) -> Masks:
     """Remove a fraction of all layers of a rule together, wherever the scores are lowest.
 
     `floor(s * n)` go, where n counts the elements or channels of all layers of the rule; equal scores go by name and
     index. No layer loses more than `max_sparsity_per_layer` of its own, and every layer keeps at least one. Both
-    `sparsity` and `total_sparsity` give the rule's budget; rules do not share theirs.
+    `sparsity` and `total_sparsity` give the rule's amount; rules do not share theirs. A `budget={"params": .5}` counts
+    the parameters of the whole model, biases and other layers included: the fewest go that make up half of them.
 
     Examples:
         >>> import torch
@@ -47,43 +47,14 @@ def globally(criterion: Criterion, params: Mapping[str, Tensor], config: Config)
         ModelError: a weight is not finite.
         ScoreError: a score is not finite.
     """
-    scope, grain = Scope.of(params), natural(criterion)
-    rows = layer_rows(scope, config, "globally")
-    found = list(shares(criterion, scope, rows, grain))
-    removed: list[tuple[Layer, Tensor]] = []
-    for rule in sorted({-1 if row.rule is None else row.rule for row in rows}):
-        group = [share for share in found if share.row.rule == rule]
-        marked = _shared(rule, group)
-        removed += [(share.row.layer, marked[share.name]) for share in group]
-    return masks_of(removed, grain)
+    return pooled("globally", _mark, criterion, params, config)
 
 
-def _shared(rule: int, group: Sequence[Share]) -> dict[str, Tensor]:
-    """Mark what a rule removes of its layers."""
-    total, gone = sum(share.total for share in group), sum(share.gone for share in group)
-    limits = {share.name: _limit(share) for share in group}
-    row = group[0].row
-    sparsity = next(amount for amount in (row.total, row.sparsity) if amount is not None)
-    wanted = math.floor(sparsity * total + 1e-9)
-    reachable = gone + sum(limits.values())
-    if wanted > reachable:
-        most = math.floor(reachable / total * 1e4) / 1e4
-        bounds = "every layer keeps one"
-        if any(share.row.cap is not None for share in group):
-            bounds = "max_sparsity_per_layer bounds them, and " + bounds
-        found = f"rule {rule}: sparsity {sparsity:g} over {len(group)} layers removes {wanted} of {total}, and {bounds}"
-        raise ConfigError(f"{found}: at most {reachable}", hint=f"ask for {most:g}, or raise max_sparsity_per_layer")
-    budget = max(wanted - gone, sum(share.dead for share in group))
-    return _bounded({share.name: share.scores for share in group}, budget, limits)
+def _mark(pool: Pool, count: int) -> dict[str, Tensor]:
+    return bounded({share.name: share.scores for share in pool.shares}, count, pool.limits)
 
 
-def _limit(share: Share) -> int:
-    """Return how many of the present ones a layer may lose; what is masked stays masked."""
-    cap = 1.0 if share.row.cap is None else share.row.cap
-    return share.present(removals(cap, share.total))
-
-
-def _bounded(scores: Mapping[str, Tensor], k: int, limits: Mapping[str, int]) -> dict[str, Tensor]:
+def bounded(scores: Mapping[str, Tensor], k: int, limits: Mapping[str, int]) -> dict[str, Tensor]:
     """Mark the `k` lowest scores, where a tensor that has reached its limit is passed over.
 
     A tensor that is over its limit without bounds is at its limit with them: the others can only take more. So those

@@ -1,4 +1,4 @@
-"""Allocations that want more than parameters say so."""
+"""Allocations that are more than a function of scores: what they need, what they foresee and what they refuse."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -10,9 +10,14 @@ from fprune.config import Config
 from fprune.criteria import Criterion
 from fprune.masks import Masks
 from fprune.plan import Plan
+from fprune.scope import Scope
 from fprune.structure import Structure
 
 __all__ = ["Needing", "needing"]
+
+
+def _nothing(scope: Scope, config: Config) -> None:
+    """Refuse nothing."""
 
 
 @final
@@ -24,12 +29,14 @@ class Needing:
         fn: Callable[[Criterion, Mapping[str, Tensor], Config], Masks],
         needs: frozenset[str],
         foresees: Callable[[Structure, Plan], Mapping[str, str]] | None,
+        refuses: Callable[[Scope, Config], None],
     ) -> None:
         """Wrap a function."""
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.needs = needs
         self.foresees = foresees
+        self.refuses = refuses
 
     def __call__(self, criterion: Criterion, params: Mapping[str, Tensor], config: Config, /) -> Masks:
         """Allocate."""
@@ -49,7 +56,9 @@ class Needing:
 
 
 def needing(
-    *what: str, foresees: Callable[[Structure, Plan], Mapping[str, str]] | None = None
+    *what: str,
+    foresees: Callable[[Structure, Plan], Mapping[str, str]] | None = None,
+    refuses: Callable[[Scope, Config], None] = _nothing,
 ) -> Callable[[Callable[[Criterion, Mapping[str, Tensor], Config], Masks]], Needing]:
     """Declare what an allocation wants besides parameters; a pruner that takes it wants the same.
 
@@ -63,5 +72,6 @@ def needing(
     Args:
         what: drawn from `masks`, `score`, `example_inputs`, `structure`.
         foresees: says of a structure and a plan which selected layers will not lose what was asked, and why.
+        refuses: raises, before a run begins, what the allocation would raise in it for a config.
     """
-    return lambda fn: Needing(fn, frozenset(what), foresees)
+    return lambda fn: Needing(fn, frozenset(what), foresees, refuses)

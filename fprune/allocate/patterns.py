@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fprune.allocate.blocks import Blocks, cells, input_runs, row_runs, unit_runs
-from fprune.allocate.budget import Share, local_rows, masks_of, natural, removals, shares
+from fprune.allocate.budget import Share, layer_rows, local_rows, masks_of, natural, removals, shares
 from fprune.allocate.selection import lowest_in_rows
 from fprune.config import Config
 from fprune.criteria import Criterion, Grain
-from fprune.criteria.original import original_shape, placed, taken
+from fprune.criteria.original import original_layer, placed, taken
 from fprune.errors import ConfigError, ConfigTypeError
 from fprune.layers import Layer
 from fprune.masks import Masks
@@ -110,6 +110,10 @@ class Balanced:
         """Return the masks; see `balanced`."""
         return _masks(criterion, params, config, repr(self), self._blocks, removals)
 
+    def refuses(self, scope: Scope, config: Config) -> None:
+        """Refuse a budget, which is of the whole model."""
+        layer_rows(scope, config, repr(self))
+
     def _blocks(self, layer: Layer, grain: Grain) -> Blocks:
         if not isinstance(self.block, tuple):
             found = row_runs(layer, self.block) if grain == "element" else unit_runs(layer, self.block)
@@ -148,6 +152,10 @@ class NM:
         """Return the masks; see `n_m`."""
         return _masks(criterion, params, config, repr(self), self._blocks, self._count)
 
+    def refuses(self, scope: Scope, config: Config) -> None:
+        """Refuse a budget, which is of the whole model."""
+        layer_rows(scope, config, repr(self))
+
     def _blocks(self, layer: Layer, grain: Grain) -> Blocks:
         return unit_runs(layer, self.m) if grain == "channel" else input_runs(layer, self.m)
 
@@ -176,7 +184,7 @@ def _masks(
 
     def removed() -> Iterator[tuple[Layer, Tensor]]:
         for share in shares(criterion, scope, rows, grain):
-            original = _original(scope, share.row.layer)
+            original = original_layer(scope, share.row.layer)
             found = blocks(original, grain)
             yield share.row.layer, _marked(scope, share, grain, found, count(share.row.sparsity or 0.0, found.size))
 
@@ -194,10 +202,3 @@ def _marked(scope: Scope, share: Share, grain: Grain, blocks: Blocks, k: int) ->
     marked = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
     blocks.view(marked).copy_(lowest_in_rows(matrix, counts).reshape(view.shape))
     return taken(scope, share.row.layer, marked, grain)
-
-
-def _original(scope: Scope, layer: Layer) -> Layer:
-    """Return a layer as it was in the original model."""
-    shape = original_shape(scope, layer, "element")
-    units = scope.original_units(layer)
-    return attrs.evolve(layer, shape=shape, units=units, groups=units // shape[layer.axis] if layer.axis else 1)

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from fprune.allocate.budget import local_rows, masks_of, natural, removals, shares
+from fprune.allocate.budget import local_rows, masks_of, natural, refuses_budgets, removals, shares
+from fprune.allocate.needing import needing
 from fprune.allocate.selection import lowest
 from fprune.config import Config
 from fprune.criteria import Criterion
@@ -15,6 +16,7 @@ from fprune.scope import Scope
 __all__ = ["per_layer"]
 
 
+@needing(refuses=refuses_budgets("per_layer"))
 def per_layer(criterion: Criterion, params: Mapping[str, Tensor], config: Config) -> Masks:
     """Remove the same fraction from each layer that a rule selects.
 

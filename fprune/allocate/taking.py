@@ -15,7 +15,7 @@ from fprune.plan import Row
 from fprune.scope import Scope
 from fprune.structure import Structure
 
-__all__ = ["Bools", "Floats", "take_each", "take_shared"]
+__all__ = ["Bools", "Floats", "Ints", "channels_of", "in_order", "rooms", "take_each", "take_shared"]
 
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -39,7 +39,7 @@ def take_each(
     amount = {
         n: a.removes(removals(a.sparsity or 0.0, a.family.original), _already(a, removed)) for n, a in enumerate(found)
     }
-    left = {row.layer.weight: removals(row.sparsity or 0.0, _channels(row, found, scope)) for row in rows}
+    left = {row.layer.weight: removals(row.sparsity or 0.0, channels_of(row, found, scope)) for row in rows}
     for n, axis in enumerate(found):
         for name, width in axis.channels.items():
             left[name] -= width * amount[n]
@@ -57,7 +57,7 @@ def take_each(
         removed[labels[lowest]] = True
 
 
-def _channels(row: Row, found: Sequence[Axis], scope: Scope) -> int:
+def channels_of(row: Row, found: Sequence[Axis], scope: Scope) -> int:
     """How many original channels of a layer its sparsity speaks of: all of them, or those of the units it names."""
     if row.granularity is None:
         return scope.original_units(row.layer)
@@ -97,15 +97,15 @@ def _already(axis: Axis, removed: Bools) -> int:
     return axis.family.original - len(axis.family) + int(removed[axis.family.labels].sum())
 
 
-def take_shared(found: Sequence[Axis], rows: Sequence[Row], scope: Scope, scores: Floats, removed: Bools) -> None:
+def take_shared(found: Sequence[Axis], amount: float, total: int, scores: Floats, removed: Bools) -> None:
     """Under one budget: the lowest units of all families, each counted by the channels the rule's layers lose.
 
     Units that go `round_to` at a time compete by the mean of their scores.
 
     Args:
-        found: the families of one rule.
-        rows: its layers.
-        scope: the parameters.
+        found: the families that share it.
+        amount: the fraction of the channels to remove.
+        total: the channels that it is a fraction of, in the original model.
         scores: a score for each label.
         removed: which labels are gone; those taken are added.
 
@@ -114,26 +114,49 @@ def take_shared(found: Sequence[Axis], rows: Sequence[Row], scope: Scope, scores
     """
     costs = [sum(axis.channels.values()) for axis in found]
     past = [_already(axis, removed) for axis in found]
-    total = sum(_channels(row, found, scope) for row in rows)
-    wanted = math.floor((rows[0].total or 0.0) * total + 1e-9)
-    most = [min(math.floor(a.cap * a.family.original + 1e-9), a.family.original - 1) for a in found]
-    room = [axis.removes(limit, gone) - gone for axis, limit, gone in zip(found, most, past, strict=True)]
+    wanted = math.floor(amount * total + 1e-9)
+    room = rooms(found, removed)
     spent = sum(gone * cost for gone, cost in zip(past, costs, strict=True))
     reachable = spent + sum(count * cost for count, cost in zip(room, costs, strict=True))
     if wanted > reachable:
+        key = "sparsity" if found[0].sparsity is not None else "total_sparsity"
         raise ConfigError(
-            f"rule {rows[0].rule}: total_sparsity {rows[0].total:g} is out of reach: "
-            "every family keeps a unit, some are bounded",
+            f"rule {found[0].rule}: {key} {amount:g} is out of reach: every family keeps a unit, some are bounded",
             hint=f"ask for at most {math.floor(reachable / total * 1e4) / 1e4:g}, or raise max_sparsity_per_layer",
         )
-    blocks = [(n, block) for n, axis in enumerate(found) for block in _blocks(axis, past[n], scores, removed)]
     budget = wanted - spent
-    for at in _by_mean([block for _, block in blocks], scores):
-        n, block = blocks[at]
+    for n, block in in_order(found, scores, removed):
         if room[n] >= len(block) and costs[n] * len(block) <= budget:
             removed[block] = True
             room[n] -= len(block)
             budget -= costs[n] * len(block)
+
+
+def rooms(found: Sequence[Axis], removed: Bools) -> list[int]:
+    """How many more units of each family may go, under its bound and so that multiples and `min_kept` are kept.
+
+    Args:
+        found: the families.
+        removed: which labels are gone.
+    """
+    past = [_already(axis, removed) for axis in found]
+    most = [min(math.floor(a.cap * a.family.original + 1e-9), a.family.original - 1) for a in found]
+    return [axis.removes(limit, gone) - gone for axis, limit, gone in zip(found, most, past, strict=True)]
+
+
+def in_order(found: Sequence[Axis], scores: Floats, removed: Bools) -> list[tuple[int, Ints]]:
+    """The units that are left, in portions that leave multiples of `round_to`, the lowest mean score first.
+
+    Args:
+        found: the families.
+        scores: a score for each label.
+        removed: which labels are gone.
+
+    Returns:
+        The number of the family and the labels of each portion.
+    """
+    blocks = [(n, b) for n, axis in enumerate(found) for b in _blocks(axis, _already(axis, removed), scores, removed)]
+    return [blocks[at] for at in _by_mean([block for _, block in blocks], scores)]
 
 
 def _by_mean(blocks: Sequence[Ints], scores: Floats) -> list[int]:

@@ -125,6 +125,13 @@ class Call:
         told = [tell(structure, plan) for tell in found if tell is not None]
         return {name: why for one in told for name, why in one.items()}
 
+    def refuses(self, scope: Any, config: Any) -> None:
+        """Let its arguments refuse what a config asks of them, where shapes tell that it cannot be."""
+        for value in (*self.args, *(value for _, value in self.kwargs)):
+            refuse = cast("Callable[[Any, Any], None] | None", getattr(value, "refuses", None))
+            if refuse is not None:
+                refuse(scope, config)
+
     @property
     def gives(self) -> frozenset[str]:
         """What is there after the call, e.g. `masks`."""

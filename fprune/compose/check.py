@@ -10,9 +10,11 @@ from fprune.compose.word import Stage
 from fprune.config import Config, ConfigLike
 from fprune.errors import CompositionError, ConfigError, ConfigTypeError, FpruneError, ScheduleError
 from fprune.inputs import Inputs
+from fprune.isolation import isolated
 from fprune.model import Model
 from fprune.records import Goal, Report, TaskResult
 from fprune.run import refuse_less, reports, same_selectors
+from fprune.scope import Scope
 from fprune.setting import Setting
 
 _HINTS = {
@@ -119,6 +121,24 @@ def check(schedule: Foresight, stage: Stage, start: TaskResult, setting: Setting
             f"the schedule {schedule!r} reads {missing[0]}, which no stage gives", hint=_HINTS[missing[0]]
         )
     _check_goals(schedule, start, setting)
+    if has_budget(start.task.target):
+        _check_budgets(stage, start)
+
+
+def has_budget(config: Config) -> bool:
+    """Whether a rule asks for a fraction of the whole model's FLOPs or parameters."""
+    return any(rule.budget is not None for rule in config.rules)
+
+
+def _check_budgets(stage: Stage, start: TaskResult) -> None:
+    scope = Scope.from_result(start)
+    for call in stage.calls:
+        with isolated(seed=0):
+            try:
+                call.refuses(scope, start.task.target)
+            except FpruneError as error:
+                error.add_note(f"in {call!r}")
+                raise
 
 
 def _check_goals(schedule: Foresight, start: TaskResult, setting: Setting | None) -> None:

@@ -11,6 +11,7 @@ from fprune.compose.word import Stage
 from fprune.isolation import isolated
 from fprune.plan import Plan
 from fprune.records import Goal, TaskResult
+from fprune.rule import Rule
 from fprune.setting import Setting
 from fprune.tables import html_table, text_table
 
@@ -104,4 +105,10 @@ def _summary(fn: Any) -> str:
 
 
 def _amounts(goal: Goal) -> str:
-    return ", ".join("excluded" if rule.exclude else f"{rule.amount:.4g}" for rule in goal.config.rules)
+    return ", ".join("excluded" if rule.exclude else _amount(rule) for rule in goal.config.rules)
+
+
+def _amount(rule: Rule) -> str:
+    if rule.budget is None:
+        return f"{rule.amount:.4g}"
+    return " and ".join(f"{part:.4g} of {key}" for key, part in rule.budget.items())

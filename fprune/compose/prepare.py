@@ -4,7 +4,7 @@ from concurrent.futures import Executor
 
 import attrs
 
-from fprune.compose.check import Foresight
+from fprune.compose.check import Foresight, has_budget
 from fprune.compose.prune import traced
 from fprune.compose.word import Stage
 from fprune.isolation import isolated
@@ -19,10 +19,11 @@ def prepared(
 ) -> tuple[TaskResult, Setting | None]:
     """The state a run starts from, and what its schedule is told about it.
 
-    The model is traced now if the schedule needs the structure, or if it reads the setting and a stage needs the
-    structure; otherwise in the first round. Rounds that run ahead of each other share one trace.
+    The model is traced now if the schedule needs the structure, or if a stage does and the schedule reads the setting
+    or a budget has to be checked; otherwise in the first round. Rounds that run ahead of each other share one trace.
     """
-    needs = schedule.needs | (stage.needs if schedule.reads_setting or ahead else frozenset[str]())
+    early = schedule.reads_setting or ahead or has_budget(start.task.target)
+    needs = schedule.needs | (stage.needs if early else frozenset[str]())
     if "structure" in needs and start.task.example_inputs is not None:
         start = _traced(start)
     if not schedule.reads_setting:

@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from fprune.criteria.criterion import Grain
 from fprune.layers import Layer
 from fprune.scope import Scope
 
-__all__ = ["original_shape", "placed", "taken"]
+__all__ = ["original_layer", "original_shape", "placed", "taken"]
 
 
 def original_shape(scope: Scope, layer: Layer, grain: Grain) -> tuple[int, ...]:
@@ -17,6 +18,13 @@ def original_shape(scope: Scope, layer: Layer, grain: Grain) -> tuple[int, ...]:
     if grain == "channel":
         return (scope.original_units(layer),)
     return layer.shape if scope.lineage is None else scope.lineage.shapes.get(layer.weight, layer.shape)
+
+
+def original_layer(scope: Scope, layer: Layer) -> Layer:
+    """Return a layer as it was in the original model."""
+    shape = original_shape(scope, layer, "element")
+    units = scope.original_units(layer)
+    return attrs.evolve(layer, shape=shape, units=units, groups=units // shape[layer.axis] if layer.axis else 1)
 
 
 def placed(scope: Scope, layer: Layer, scores: Tensor, grain: Grain) -> Tensor:

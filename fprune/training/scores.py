@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fprune.allocate import Allocation
 from fprune.allocate.axes import axes
-from fprune.allocate.dependency_aware import unit_masks
+from fprune.allocate.units import unit_masks
 from fprune.allocate.reach import outputs
 from fprune.allocate.taking import Floats
 from fprune.compose.call import declared

@@ -21,7 +21,7 @@ one_shot linear agp lottery scan annealing evolve netadapt amc
 level l1 l2 fpgm random slim admm movement
 taylor snip grasp synflow fisher hessian
 apoz mean_activation
-per_layer globally dependency_aware balanced n_m
+per_layer globally dependency_aware balanced n_m block erk lamp owl uniform_plus isomorphic
 finetune evaluate reset_weight speed_up tap
 hold compact verify count
 sensitivity Sensitivity
