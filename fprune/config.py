@@ -1,6 +1,7 @@
 """What to prune and how much: rules, in the order in which they apply."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -61,7 +62,7 @@ def _alone(row: Row, plan: Plan, sparsity: float) -> Rule:
     if index is None or not row.selected:
         raise ConfigError(f"layer {row.exact_name!r} is not selected", hint="leave it out, or give it a rule")
     changes: dict[str, Any] = {"op_types": (), "op_names": (row.exact_name,), "op_partial_names": ()}
-    changes |= {"sparsity": sparsity, "total_sparsity": None, "max_sparsity_per_layer": row.cap}
+    changes |= {"sparsity": sparsity, "total_sparsity": None, "budget": None, "max_sparsity_per_layer": row.cap}
     return _at(index, lambda: attrs.evolve(plan.rules[index], **changes))
 
 
@@ -112,8 +113,8 @@ class Config:
     def __attrs_post_init__(self) -> None:
         both = [index for index, rule in enumerate(self.rules) if rule.budget is not None]
         if len(both) > 1:
-            found = f"rules {both[0]} and {both[1]} have a budget, and a budget is of the whole model"
-            raise ConfigError(found, hint="select the layers of both by one rule, or give one of them a sparsity")
+            hint = "a budget is of the whole model: select the layers of both by one rule"
+            raise ConfigError(f"rules {both[0]} and {both[1]} have a budget each", hint=hint)
 
     @classmethod
     def of(cls, value: "ConfigLike") -> "Config":
@@ -216,7 +217,7 @@ class Config:
         return [rule.to_dict() for rule in self.rules]
 
     def map(self, fn: Callable[[float], float]) -> "Config":
-        """Apply a function to each rule's amount: its `sparsity`, its `total_sparsity` or the parts of its `budget`.
+        """Apply a function to each rule's `sparsity`, `total_sparsity`, or parts of its `budget`.
 
         Examples:
             >>> Config([{"total_sparsity": 0.75}]).map(lambda s: s / 3)
@@ -231,11 +232,7 @@ class Config:
         Raises:
             ConfigError: a result is not in `[0, 1)`; names the rule.
         """
-
-        def mapped(index: int, rule: Rule) -> Rule:
-            return _at(index, lambda: rule.map(fn))
-
-        return Config(tuple(mapped(index, rule) for index, rule in enumerate(self.rules)))
+        return Config(tuple(_at(index, partial(rule.map, fn)) for index, rule in enumerate(self.rules)))
 
     def scaled(self, factor: float) -> "Config":
         """Multiply every sparsity by a factor, as schedules do on their way to the target.

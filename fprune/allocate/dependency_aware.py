@@ -76,7 +76,7 @@ class DependencyAware:
     def __call__(self, criterion: Criterion, params: Mapping[str, Tensor], config: Config, /) -> Masks: ...
     @overload
     def __call__(
-        self, *, reduction: Reduction = "mean", normalisation: Normalisation = "mean"
+        self, /, *, reduction: Reduction = "mean", normalisation: Normalisation = "mean"
     ) -> "DependencyAware": ...
     def __call__(
         self,

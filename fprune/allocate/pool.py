@@ -29,12 +29,14 @@ class Pool:
         shares: its layers, in the order of the modules.
         limits: weight name -> how many of the present ones the layer may lose at most, those that are masked included.
         name: the allocation, for errors.
+        bounded: whether the allocation has bounds of its own.
     """
 
     rule: int
     shares: tuple[Share, ...]
     limits: Mapping[str, int]
     name: str
+    bounded: bool = False
 
     @property
     def total(self) -> int:
@@ -72,12 +74,13 @@ class Pool:
         wanted = math.floor(sparsity * self.total + 1e-9)
         if wanted > self.gone + self.most:
             most = math.floor((self.gone + self.most) / self.total * 1e4) / 1e4
-            bounds = "every layer keeps one"
-            if any(share.row.cap is not None for share in self.shares):
-                bounds = "max_sparsity_per_layer bounds them, and " + bounds
+            capped = any(share.row.cap is not None for share in self.shares)
+            bounds = ["max_sparsity_per_layer bounds them"] if capped else []
+            bounds += [f"{self.name} bounds some of them"] if self.bounded else []
+            told = ", and ".join([*bounds, "every layer keeps one"])
             found = (
                 f"rule {self.rule}: sparsity {sparsity:g} over {len(self.shares)} layers removes {wanted} of "
-                f"{self.total}, and {bounds}: at most {self.gone + self.most}"
+                f"{self.total}, and {told}: at most {self.gone + self.most}"
             )
             raise ConfigError(found, hint=f"ask for {most:g}, or raise max_sparsity_per_layer")
         return max(wanted - self.gone, self.dead)
@@ -135,7 +138,7 @@ def _pools(name: str, found: Iterable[Share], bound: Bound) -> list[Pool]:
     for rule, group in rules.items():
         own = bound(group)
         limits = {share.name: _limit(share, own.get(share.name, 1.0)) for share in group}
-        out.append(Pool(rule, tuple(group), limits, name))
+        out.append(Pool(rule, tuple(group), limits, name, bool(own)))
     return out
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fprune.allocate import Allocation
 from fprune.allocate.axes import axes
-from fprune.allocate.units import unit_masks
 from fprune.allocate.reach import outputs
 from fprune.allocate.taking import Floats
+from fprune.allocate.units import unit_masks
 from fprune.compose.call import declared
 from fprune.config import Config
 from fprune.criteria import given

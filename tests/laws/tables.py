@@ -20,7 +20,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fprune.allocate import Allocation, balanced, dependency_aware, globally, n_m, per_layer
+from fprune.allocate import (
+    Allocation,
+    balanced,
+    block,
+    dependency_aware,
+    erk,
+    globally,
+    isomorphic,
+    lamp,
+    n_m,
+    owl,
+    per_layer,
+    uniform_plus,
+)
 from fprune.compose import Stage
 from fprune.config import ConfigLike
 from fprune.criteria import Criterion, channel_norm, geometric_distance, magnitude
@@ -49,6 +62,8 @@ from fprune.pruners import (
 from fprune.structure import Structure, trace
 
 LAWS = {
+    "counts": "exactly as many go as the sparsity says",
+    "ties": "equal scores go by index",
     "shrinks": "a higher sparsity removes a superset",
     "rounds": "in rounds, each from the last one's masks, the same counts are reached and masks only shrink",
     "again": "the same sparsity once more changes nothing",
@@ -81,8 +96,9 @@ class Net:
 class Pruner:
     """A public pruner: how to make the stage, what it scores, and the criterion; None when it has none to ask.
 
-    `needs_model`: it wants a callable `Model`, so laws of plain mappings are not tried; `slow`: it is tried with
-    three allocations only; `net`: the network it is tried on; `off`: laws that do not hold for it, and why.
+    `needs_model`: it wants a callable `Model`, so laws of plain mappings are not tried, and with all allocations only
+    the counts are; `slow`: not even those; `signed`: its scores can be negative, which `lamp` refuses; `net`: the
+    network it is tried on; `off`: laws that do not hold for it, and why.
     """
 
     name: str
@@ -91,6 +107,7 @@ class Pruner:
     criterion: Criterion | None = None
     needs_model: bool = False
     slow: bool = False
+    signed: bool = False
     net: str = "plain"
     off: Mapping[str, str] = {}
 
@@ -99,21 +116,23 @@ class Pruner:
 class Spread:
     """A public allocation: the value, the size of the block it counts in, the most it can remove.
 
-    `shared`: layers compete by score; `total`: the count is exact over all layers together; `removes`: how many of a
-    layer go, where that is not `floor(s * size)` of each block; `runs`: which weights are neighbours matters;
-    `structural`: it needs a traced model; `grains`: what it can remove.
+    `few`: how much it can remove of the first and the last layer alone; `shared`: layers compete by score; `total`: the
+    count is exact over all layers together; `removes`: how many of a layer go, where that is not `floor(s * size)` of
+    each block; `runs`: which weights are neighbours matters; `structural`: it needs a traced model; `grain`: what it
+    removes whatever the criterion scores; `off`: laws that do not hold for it, and why.
     """
 
     name: str
     value: Allocation
     block: Callable[[Layer, str], int]
     most: float = 0.9
+    few: float = 0.5
     shared: bool = False
     total: bool = False
     removes: Callable[[Layer, float], int] | None = None
     runs: bool = False
     structural: bool = False
-    grains: tuple[str, ...] = ("element", "channel")
+    grain: str | None = None
     off: Mapping[str, str] = {}
 
 
@@ -150,6 +169,11 @@ def loss(model: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Ten
     return (model(x) - target).square().mean()
 
 
+def blocks(layer: Layer, sparsity: float) -> int:
+    return 8 * count(sparsity, layer.shape[0] * layer.shape[1] // 8) * math.prod(layer.shape[2:])
+
+
+PLACES = dict.fromkeys(("order", "names", "ties"), "which layer is the first is a matter of order")
 CHANCE = dict.fromkeys(("scores", "outputs", "inputs", "names"), "it is chance")
 SLOPES = dict.fromkeys(
     ("scale", "signs"), "gradients depend on the scale, the sign and the neighbours of a weight"
@@ -180,6 +204,7 @@ PRUNERS = [
         lambda allocation: grasp(loss, BATCHES, allocation),
         "element",
         needs_model=True,
+        signed=True,
         slow=True,
         off=SLOPES,
     ),
@@ -188,6 +213,7 @@ PRUNERS = [
         lambda allocation: hessian(loss, BATCHES, allocation, probes=1),
         "element",
         needs_model=True,
+        signed=True,
         slow=True,
         off=SLOPES,
     ),
@@ -238,7 +264,13 @@ ALLOCATIONS = [
     Spread("balanced", balanced(), row),
     Spread("balanced, runs", balanced(4), four, most=0.75, runs=True),
     Spread("n_m", n_m(2, 4), four, most=0.5, runs=True),
-    Spread("dependency_aware", dependency_aware, whole, structural=True),
+    Spread("dependency_aware", dependency_aware, whole, structural=True, grain="channel"),
+    Spread("block", block(4, 2), whole, removes=blocks, runs=True, grain="element"),
+    Spread("erk", erk, whole, total=True),
+    Spread("lamp", lamp, whole, total=True),
+    Spread("owl", owl(m=1.5, lam=0.1), whole, total=True),
+    Spread("uniform_plus", uniform_plus, whole, most=0.5, few=0.1, total=True, off=PLACES),
+    Spread("isomorphic", isomorphic, whole, structural=True, grain="channel"),
 ]
 BASIC = ("per_layer", "globally", "dependency_aware")
 SPARSITIES = [0.0, 0.1, 0.25, 0.29, 0.5, 0.75, 0.9]
@@ -250,9 +282,8 @@ def pairs(law: str = "", wanted: Callable[[Pruner, Spread], bool] = lambda p, a:
     listed = [
         (p, a)
         for p, a in product(PRUNERS, ALLOCATIONS)
-        if law not in p.off and law not in a.off and p.grain in a.grains and wanted(p, a)
-        # what makes gradients or trains is tried with every allocation where counts are at stake, else with three
-        if a.name in BASIC or not (p.slow or (p.needs_model and law))
+        if law not in p.off and law not in a.off and wanted(p, a) and not (a.name == "lamp" and p.signed)
+        if a.name in BASIC or not (p.slow or (p.needs_model and law != "counts"))
     ]
     named = [pytest.param(*pair, id=f"{pair[0].name}-{pair[1].name}") for pair in listed]
     return pytest.mark.parametrize(("pruner", "allocation"), named)
@@ -329,7 +360,7 @@ def reachable(allocation: Spread) -> Iterator[float]:
 
 
 def grain_of(pruner: Pruner, allocation: Spread) -> str:
-    return "channel" if allocation.structural else pruner.grain
+    return allocation.grain or pruner.grain
 
 
 def prunable(model: Model) -> list[Layer]:
