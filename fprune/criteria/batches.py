@@ -205,7 +205,7 @@ def differentiated(model: Model, layers: Sequence[Layer]) -> dict[str, Tensor]:
     return {layer.weight: model[layer.weight].detach() for layer in layers}
 
 
-def losses(model: Model, loss: Loss) -> Callable[[dict[str, Tensor], Any, str], Tensor]:
+def losses(model: Model, loss: Loss, *, strict: bool = True) -> Callable[[dict[str, Tensor], Any, str], Tensor]:
     """Turn the user's loss into a function of some parameters, a batch and the batch's place in words.
 
     Examples:
@@ -217,17 +217,17 @@ def losses(model: Model, loss: Loss) -> Callable[[dict[str, Tensor], Any, str], 
     Args:
         model: what `running` gives.
         loss: the user's function.
+        strict: whether to refuse a loss that depends on none of the parameters.
 
     Returns:
-        A function that `torch.func` transforms go through. It refuses a loss that is not one floating point number,
-        or that depends on none of the parameters.
+        A function that `torch.func` transforms go through. It refuses a loss that is not one floating point number.
     """
 
     def value(params: dict[str, Tensor], batch: Any, where: str) -> Tensor:
         with told(where):
             found = loss(model.replace(params), batch)
         found = scalar(found, where)
-        if torch.is_grad_enabled() and not found.requires_grad:
+        if strict and torch.is_grad_enabled() and not found.requires_grad:
             reason = f"{where}: the loss does not depend on the weights of {', '.join(list(params)[:3])}"
             raise ScoreError(reason, hint="item(), detach() and no_grad() cut it off; exclude layers that are not used")
         return found

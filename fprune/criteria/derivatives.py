@@ -27,7 +27,7 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def gradients(model: Model, loss: Loss, weights: Weights) -> Callable[[Any, str], Weights]:
+def gradients(model: Model, loss: Loss, weights: Weights, *, strict: bool = True) -> Callable[[Any, str], Weights]:
     """Return the function that gives the gradient of the loss on a batch.
 
     Examples:
@@ -40,11 +40,12 @@ def gradients(model: Model, loss: Loss, weights: Weights) -> Callable[[Any, str]
         model: what `running` gives.
         loss: the user's function.
         weights: what to differentiate with respect to.
+        strict: whether to refuse a loss that depends on none of them.
 
     Returns:
         A function of a batch and its place in words; it refuses a loss that is not finite.
     """
-    slope = _slope(model, loss)
+    slope = _slope(model, loss, strict)
 
     def gradient(batch: Any, where: str) -> Weights:
         found, value = slope(batch, where)(weights)
@@ -87,9 +88,11 @@ def products(model: Model, loss: Loss, weights: Weights) -> Callable[[Any, str, 
     return product
 
 
-def _slope(model: Model, loss: Loss) -> Callable[[Any, str], Callable[[Weights], tuple[Weights, Tensor]]]:
+def _slope(
+    model: Model, loss: Loss, strict: bool = True
+) -> Callable[[Any, str], Callable[[Weights], tuple[Weights, Tensor]]]:
     """Return what makes gradient and value a function of the weights; transforms never see the batch itself."""
-    value = losses(model, loss)
+    value = losses(model, loss, strict=strict)
 
     def at(batch: Any, where: str) -> Callable[[Weights], tuple[Weights, Tensor]]:
         def of_weights(weights: Weights) -> Tensor:

@@ -1,7 +1,7 @@
 """Scores from the gradients of single samples: the diagonal of the empirical Fisher matrix."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def fisher_diagonal(
 
     A sample's loss is `loss(model, batch)` for a batch of this one sample, so it does not matter whether the loss is a
     mean or a sum over the batch. The first dimension of every tensor in a batch counts the samples. What ties samples
-    together, such as batch statistics or contrastive losses, has no meaning here.
+    together, such as a contrastive loss, has no meaning here, and norms over a batch cannot be in training mode.
 
     The gradient of a linear layer that a sample passes once is an outer product of its input a and the gradient d of
     its output, so the sum of squares over the samples is one matrix product, `(D * D)^T (A * A)`. Other weights get
@@ -80,30 +80,51 @@ def fisher_diagonal(
     with running(scope, "fisher", training) as model, plain_attention():
         weights = differentiated(model, layers)
         model = model.replace(weights)
-        squares: _Squares | None = None
+        ways: Sequence[_Squares] = ()
         for where, batch in each(batches, "fisher"):
             rows, rebuild = taken_apart(batch, where)
-            if squares is None:
-                squares = _way(model, loss, weights, rows, rebuild, where)
-            for terms in squares(rows, rebuild, where):
-                total = added(total, terms)
+            ways = ways or _ways(model, loss, weights, rebuild([tensor[0] for tensor in rows]), where)
+            for squares in ways:
+                for terms in squares(rows, rebuild, where):
+                    total |= added(total, terms)
             count += len(rows[0])
-        return {name: total[name].mul_(0.5 / count) * wide(weight).square() for name, weight in weights.items()}
+        return {n: total[n].mul_(wide(weight)).mul_(wide(weight)).mul_(0.5 / count) for n, weight in weights.items()}
 
 
-def _way(model: Model, loss: Loss, weights: Weights, rows: Sequence[Tensor], rebuild: Rebuild, where: str) -> _Squares:
-    """Choose how to sum squares over samples: by batched derivatives where a first sample shows that they work."""
-    first = [tensor[:1] for tensor in rows]
-    batched = _batched(model, loss, weights, first, rebuild, where)
-    try:
-        list(batched(first, rebuild, where))
-    except RuntimeError:
-        return _one_by_one(model, loss, weights)
-    return batched
+def _ways(model: Model, loss: Loss, weights: Weights, sample: Any, where: str) -> list[_Squares]:
+    """Choose how to sum the squares of which weights: outer products by taps, the others by their own gradients."""
+    with torch.no_grad(), told(where):
+        taps = single_rows(weights, lambda: loss(model, sample))
+    tapped = {name: weights[name] for name in taps}
+    others = {name: weight for name, weight in weights.items() if name not in taps}
+    found: list[_Squares] = []
+    if tapped:
+        found.append(_where_it_works(_by_taps(model, loss, tapped, taps), _one_by_one(model, loss, tapped, True)))
+    if others:
+        alone = _one_by_one(model, loss, others, not taps)
+        step = _AT_A_TIME // sum(weight.numel() for weight in others.values())
+        found.append(alone if step < 2 else _where_it_works(_batched(model, loss, others, step, not taps), alone))
+    return found
 
 
-def _one_by_one(model: Model, loss: Loss, weights: Weights) -> _Squares:
-    gradient = gradients(model, loss, weights)
+def _where_it_works(fast: _Squares, sure: _Squares) -> _Squares:
+    """The fast way for batches that it goes through: `vmap` has no rule for some operators, and none for branches."""
+
+    def squares(rows: Sequence[Tensor], rebuild: Rebuild, where: str) -> Iterator[Weights]:
+        parts = fast(rows, rebuild, where)
+        try:
+            first = next(parts)
+        except RuntimeError:
+            parts = sure(rows, rebuild, where)  # an error of the user's own is raised here again
+            first = next(parts)
+        yield first
+        yield from parts
+
+    return squares
+
+
+def _one_by_one(model: Model, loss: Loss, weights: Weights, strict: bool) -> _Squares:
+    gradient = gradients(model, loss, weights, strict=strict)
 
     def squares(rows: Sequence[Tensor], rebuild: Rebuild, where: str) -> Iterator[Weights]:
         for n in range(len(rows[0])):
@@ -113,37 +134,42 @@ def _one_by_one(model: Model, loss: Loss, weights: Weights) -> _Squares:
     return squares
 
 
-def _batched(
-    model: Model, loss: Loss, weights: Weights, first: Sequence[Tensor], rebuild: Rebuild, where: str
-) -> _Squares:
-    with torch.no_grad(), told(where):
-        taps = single_rows(weights, lambda: loss(model, rebuild([tensor[0] for tensor in first])))
-    others = {name: weight for name, weight in weights.items() if name not in taps}
-    size = sum(weight.numel() for weight in others.values())
-    value = losses(model, loss)
+def _batched(model: Model, loss: Loss, weights: Weights, step: int, strict: bool) -> _Squares:
+    """Per-sample gradients of `step` samples at a time."""
+    value = losses(model, loss, strict=strict)
 
     def squares(rows: Sequence[Tensor], rebuild: Rebuild, where: str) -> Iterator[Weights]:
-        def tapped(found: tuple[Weights, Weights], *sample: Tensor) -> tuple[Tensor, Weights]:
-            with Tapping(weights, found[1]) as tapping:
-                return value(found[0], rebuild(sample), where), tapping.inputs
+        def of_sample(weights: Weights, *sample: Tensor) -> Tensor:
+            return value(weights, rebuild(sample), where)
 
-        each_sample: Any = vmap(grad_and_value(tapped, has_aux=True), (None, *[0] * len(rows)), randomness="different")
-        step = max(1, _AT_A_TIME // size) if size else len(rows[0])
+        each_sample = _over_samples(grad_and_value(of_sample), len(rows))
         for start in range(0, len(rows[0]), step):
-            part = [tensor[start : start + step] for tensor in rows]
-            (own, outputs), (values, inputs) = each_sample((others, taps), *part)
-            sums = {name: _sum_of_squares(gradient) for name, gradient in own.items()}
-            sums |= {name: _outer(outputs[name], inputs[name]) for name in taps}
+            found, values = each_sample(weights, *(tensor[start : start + step] for tensor in rows))
             finite(values.sum(), where)
-            yield {name: sums[name] for name in weights}
+            yield {name: torch.einsum("n...,n...->...", wide(found[name]), wide(found[name])) for name in weights}
 
     return squares
 
 
-def _sum_of_squares(gradients: Tensor) -> Tensor:
-    return torch.einsum("n...,n...->...", wide(gradients), wide(gradients))
+def _by_taps(model: Model, loss: Loss, weights: Weights, taps: Weights) -> _Squares:
+    """Sums of squares of outer products, all samples at once: `(D * D)^T (A * A)`."""
+    value = losses(model, loss)
+
+    def squares(rows: Sequence[Tensor], rebuild: Rebuild, where: str) -> Iterator[Weights]:
+        def of_sample(taps: Weights, *sample: Tensor) -> tuple[Tensor, Weights]:
+            with Tapping(weights, taps) as tapping:
+                return value({}, rebuild(sample), where), tapping.inputs
+
+        outputs, (values, inputs) = _over_samples(grad_and_value(of_sample, has_aux=True), len(rows))(taps, *rows)
+        finite(values.sum(), where)
+        yield {name: _squared_rows(outputs[name]).T @ _squared_rows(inputs[name]) for name in weights}
+
+    return squares
 
 
-def _outer(outputs: Tensor, inputs: Tensor) -> Tensor:
-    """The sum over samples of the squares of outer products: `(D * D)^T (A * A)`."""
-    return wide(outputs).flatten(1).square().T @ wide(inputs).flatten(1).square()
+def _over_samples(fn: Callable[..., Any], tensors: int) -> Callable[..., Any]:
+    return cast("Callable[..., Any]", vmap(fn, (None, *[0] * tensors), randomness="different"))
+
+
+def _squared_rows(values: Tensor) -> Tensor:
+    return wide(values).flatten(1).square()
