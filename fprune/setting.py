@@ -1,18 +1,37 @@
 """What a schedule may know of a model besides its reports: layers and couplings, never weights."""
 
+from collections.abc import Mapping
 from typing import final
 
 import attrs
 from torch import nn
 
 from fprune.config import Config, ConfigLike
+from fprune.counting import realised
 from fprune.inputs import Inputs
+from fprune.lineage import Lineage
 from fprune.model import Model
 from fprune.plan import Plan
 from fprune.records import TaskResult
 from fprune.structure import Structure, trace
+from fprune.tree import Flat
 
 __all__ = ["Setting"]
+
+
+def _flat(value: Mapping[str, float]) -> Flat[float]:
+    return Flat(value)
+
+
+def _removed(start: TaskResult, coupled: bool) -> dict[str, float]:
+    """What is gone where a run began: of a state in the middle of a run, what the caller's masks removed."""
+    task = start.task
+    layers = [row.layer for row in task.plan.selected]
+    if start.index < 0:
+        channels, elements = realised(layers, start.model, start.masks, start.lineage)
+    else:
+        channels, elements = realised(layers, task.origin, task.origin_masks, Lineage.identity(task.origin))
+    return {name: gone.fraction for name, gone in (channels if coupled else elements).items() if gone.removed}
 
 
 @final
@@ -36,12 +55,15 @@ class Setting:
         structure: what lives and dies together, when a stage or the schedule needs it; derived data that equality
             leaves out.
         coupled: whether layers lose the channels they share together, as under `dependency_aware`.
+        removed: weight name -> fraction that is gone before the first round: of its channels when coupled, else of its
+            weights. Of a fresh model nothing is.
     """
 
     plan: Plan
     seed: int = 0
     structure: Structure | None = attrs.field(default=None, eq=False)
     coupled: bool = attrs.field(default=attrs.Factory(lambda self: self.structure is not None, takes_self=True))
+    removed: Flat[float] = attrs.field(factory=Flat[float], converter=_flat)
 
     @classmethod
     def of(
@@ -72,7 +94,8 @@ class Setting:
             start.structure if task.origin_structure is None and start.lineage.is_identity else task.origin_structure
         )
         structure = found if isinstance(found, Structure) else None
-        return cls(task.plan, seed, structure, coupled and structure is not None)
+        together = coupled and structure is not None
+        return cls(task.plan, seed, structure, together, _removed(start, together))
 
     def __repr__(self) -> str:
         traced = "" if self.structure is None else f", {len(self.structure.families)} families"

@@ -111,7 +111,7 @@ def _episode(
     books: Sequence[Ledger], features: Sequence[Sequence[float]], agent: Agent, spread: float, draw: torch.Generator
 ) -> tuple[list[int], list[State], list[float]]:
     """Decide for every group; the counts, the states before each decision, and what was done."""
-    counts, last = [0] * len(features), 0.0
+    counts, last = list(books[0].gone), 0.0
     states: list[State] = []
     actions: list[float] = []
     for book in books:

@@ -29,6 +29,7 @@ class Group:
         cap: the smallest bound of these layers.
         units: how many go one by one: channels where there is a structure, else weights.
         axes: the families of units that go, where there is a structure.
+        least: how many units are gone before the first round.
         weights: elements of the layers' weights.
         most: how many units may go: one stays at least.
     """
@@ -37,6 +38,7 @@ class Group:
     cap: float
     units: int
     axes: tuple[Axis, ...] = ()
+    least: int = 0
     weights: int = attrs.field(init=False, default=attrs.Factory(lambda self: _weights(self.rows), takes_self=True))
     most: int = attrs.field(init=False, default=attrs.Factory(lambda self: _most(self), takes_self=True))
 
@@ -59,6 +61,7 @@ class Pool:
         caps: the bound of each group; less than 1, since one unit stays.
         units: units of each group.
         most: how many units of each group may go.
+        least: how many of them are gone before the first round.
     """
 
     rule: int
@@ -69,11 +72,19 @@ class Pool:
     caps: Floats
     units: Ints
     most: Ints
+    least: Ints
+
+    @property
+    def need(self) -> float:
+        """How many weights are to go, or are gone."""
+        return max(self.total * self.weights, float(self.least @ (self.sizes / self.units)))
 
     @staticmethod
     def of(rule: int, rows: Sequence[Row], groups: Sequence[Group]) -> "Pool":
         """The pool of a rule: all its layers, and what of them can lose something."""
-        caps = [min(group.cap, removals(1.0, group.units) / group.units) for group in groups]
+        caps = [
+            min(max(group.cap, group.least / group.units), removals(1.0, group.units) / group.units) for group in groups
+        ]
         return Pool(
             rule,
             _amount(rows[0]),
@@ -83,6 +94,7 @@ class Pool:
             np.array(caps, np.float64),
             np.array([group.units for group in groups], np.int64),
             np.array([group.most for group in groups], np.int64),
+            np.array([group.least for group in groups], np.int64),
         )
 
 
@@ -102,7 +114,7 @@ def pools(setting: Setting, *, cap: float = 1.0) -> tuple[Pool, ...]:
     """
     plan = setting.plan
     traced = setting.structure if setting.coupled else None
-    grouped = _single(plan, cap) if traced is None else _coupled(plan, axes(traced, plan), cap)
+    grouped = _single(setting, cap) if traced is None else _coupled(setting, axes(traced, plan), cap)
     found: list[Pool] = []
     for rule in sorted({row.rule for row in plan.selected if row.rule is not None}):
         rows = [row for row in plan.selected if row.rule == rule]
@@ -117,7 +129,8 @@ def _weights(rows: Iterable[Row]) -> int:
 
 
 def _most(group: Group) -> int:
-    return min(math.floor(group.cap * group.units + 1e-9), removals(1.0, group.units))
+    most = min(math.floor(group.cap * group.units + 1e-9), removals(1.0, group.units))
+    return max(most, group.least)
 
 
 def _amount(row: Row) -> float:
@@ -128,18 +141,23 @@ def _cap(rows: Iterable[Row], cap: float) -> float:
     return min(cap if row.cap is None else row.cap for row in rows)
 
 
-def _single(plan: Plan, cap: float) -> list[Group]:
-    return [Group((row,), _cap((row,), cap), _weights((row,))) for row in plan.selected]
+def _single(setting: Setting, cap: float) -> list[Group]:
+    return [_group(setting, (row,), cap, _weights((row,)), ()) for row in setting.plan.selected]
 
 
-def _coupled(plan: Plan, found: Sequence[Axis], cap: float) -> list[Group]:
+def _group(setting: Setting, rows: tuple[Row, ...], cap: float, units: int, found: tuple[Axis, ...]) -> Group:
+    gone = max(setting.removed.get(row.layer.weight, 0.0) for row in rows)
+    return Group(rows, _cap(rows, cap), units, found, min(math.ceil(gone * units - 1e-6), removals(1.0, units)))
+
+
+def _coupled(setting: Setting, found: Sequence[Axis], cap: float) -> list[Group]:
     """Layers that share a family, directly or through others."""
     parts: list[set[str]] = []
     for axis in found:
         meeting = [part for part in parts if not part.isdisjoint(axis.channels)]
         parts = [part for part in parts if part.isdisjoint(axis.channels)]
         parts.append(set(axis.channels).union(*meeting))
-    groups: list[Group] = []
+    plan, groups = setting.plan, list[Group]()
     for row in plan.selected:
         part = next((part for part in parts if row.layer.weight in part), None)
         if part is None:
@@ -148,7 +166,7 @@ def _coupled(plan: Plan, found: Sequence[Axis], cap: float) -> list[Group]:
         rows = tuple(r for r in plan.selected if r.layer.weight in part)
         _refuse_two_rules(rows)
         mine = tuple(axis for axis in found if not part.isdisjoint(axis.channels))
-        groups.append(Group(rows, _cap(rows, cap), max(axis.family.original for axis in mine), mine))
+        groups.append(_group(setting, rows, cap, max(axis.family.original for axis in mine), mine))
     return groups
 
 

@@ -58,7 +58,7 @@ def netadapt(
     """
     found = pools(setting)
     books = ledgers(setting, found, target, "netadapt")
-    counts = [0] * sum(len(pool.groups) for pool in found)
+    counts = [group.least for pool in found for group in pool.groups]
     while not all(book.met(counts) for book in books):
         proposals = [new for book in books if not book.met(counts) for new in _proposals(book, counts, steps)]
         reports: list[Report] = []

@@ -51,6 +51,7 @@ class Ledger:
         need: what has to be saved.
         units: how many units each group has, for all groups of all pools.
         most: how many of them may go.
+        gone: how many of them are gone before the first round.
     """
 
     pool: Pool
@@ -59,6 +60,7 @@ class Ledger:
     need: float
     units: tuple[int, ...]
     most: tuple[int, ...]
+    gone: tuple[int, ...]
     _groups: tuple[Group, ...]
     _costs: tuple[_Cost, ...]
     _each: Floats
@@ -79,7 +81,7 @@ class Ledger:
 
     def least(self, counts: Sequence[int], at: int, need: float) -> int:
         """The smallest count of one group that saves as much, the others as given; its bound when none does."""
-        low, high = 0, self.most[at]
+        low, high = self.gone[at], self.most[at]
         while low < high:
             middle = (low + high) // 2
             if self.met([*counts[:at], middle, *counts[at + 1 :]], need):
@@ -119,6 +121,7 @@ def ledgers(setting: Setting, found: Sequence[Pool], kind: Kind, who: str) -> tu
         )
     groups = tuple(group for pool in found for group in pool.groups)
     units, most = tuple(group.units for group in groups), tuple(group.most for group in groups)
+    gone = tuple(group.least for group in groups)
     price = {} if structure is None or kind == "params" else _operations(structure)
     out: list[Ledger] = []
     start = 0
@@ -130,7 +133,7 @@ def ledgers(setting: Setting, found: Sequence[Pool], kind: Kind, who: str) -> tu
         mine = tuple(range(start, start + len(pool.groups)))
         start += len(pool.groups)
         each = np.array([g.weights / g.units if at in mine else 0.0 for at, g in enumerate(groups)])
-        ledger = Ledger(pool, mine, whole, need, units, most, groups, costs, each)
+        ledger = Ledger(pool, mine, whole, need, units, most, gone, groups, costs, each)
         _refuse_unreachable(ledger, kind)
         out.append(ledger)
     return tuple(out)
@@ -143,7 +146,7 @@ def allocated(setting: Setting, books: Sequence[Ledger], counts: Sequence[int]) 
 
 
 def _refuse_unreachable(ledger: Ledger, kind: Kind) -> None:
-    only = [most if at in ledger.mine else 0 for at, most in enumerate(ledger.most)]
+    only = [most if at in ledger.mine else ledger.gone[at] for at, most in enumerate(ledger.most)]
     if not ledger.met(only):
         reachable = ledger.saved(only) / ledger.whole if ledger.whole else 0.0
         raise ConfigError(

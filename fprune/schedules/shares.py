@@ -16,31 +16,31 @@ def uniform(draw: torch.Generator, count: int, low: float = 0.0, high: float = 1
 
 
 def rescaled(raw: Floats, pool: Pool) -> Floats:
-    """Scale numbers to an allocation: `s = min(cap, c * r)`, with the c for which `sum(n * s) = total * sum(n)`.
+    """Scale numbers to an allocation: `s = clip(c * r, low, cap)`, with the c for which `sum(n * s)` is what has to go.
 
     A group at its bound stays there and the others make up for it, so that one pass finds an allocation whenever the
-    bounds allow any; numbers that are zero are taken for small ones, so that they can grow when all others are full.
+    bounds allow any. The lower bound is what is gone already. Numbers that are zero are taken for small ones, so that
+    they can grow when all others are full. As c grows the sum does, in straight lines between the points where a group
+    leaves its lower bound or meets its upper one; c lies on one of them.
 
     Args:
         raw: a number for each group, not negative.
         pool: sizes, bounds and the total; reachable.
 
     Returns:
-        A sparsity for each group, in `[0, cap]`.
+        A sparsity for each group, in `[low, cap]`.
     """
-    sizes, caps = pool.sizes, pool.caps
-    raw = np.maximum(raw, 1e-9)
-    need, shares, free = pool.total * pool.weights, np.zeros(len(raw)), np.ones(len(raw), np.bool_)
-    while free.any():
-        factor = max(need, 0.0) / float(sizes[free] @ raw[free])
-        full = free & (factor * raw >= caps)
-        if not full.any():
-            shares[free] = factor * raw[free]
-            break
-        shares[full] = caps[full]
-        need -= float(sizes[full] @ caps[full])
-        free &= ~full
-    return shares
+    if not len(raw):
+        return raw
+    sizes, low, high, raw = pool.sizes, pool.least / pool.units, pool.caps, np.maximum(raw, 1e-9)
+    points = np.sort(np.concatenate([low / raw, high / raw]))
+    sums = np.clip(points[:, None] * raw, low, high) @ sizes
+    after = int(np.searchsorted(sums, pool.need))
+    if after in (0, len(points)):
+        return low + 0.0 if after == 0 else high + 0.0
+    start, end = points[after - 1], points[after]
+    factor = start + (end - start) * (pool.need - sums[after - 1]) / (sums[after] - sums[after - 1])
+    return np.clip(factor * raw, low, high)
 
 
 def whole(shares: Floats, pool: Pool) -> Floats:
@@ -55,12 +55,12 @@ def whole(shares: Floats, pool: Pool) -> Floats:
         pool: the groups.
 
     Returns:
-        A sparsity for each group, in `[0, cap]`.
+        A sparsity for each group, in `[low, cap]`.
     """
     each, most = (pool.sizes / pool.units).tolist(), pool.most.tolist()
     exact = shares * pool.units
     count = np.minimum(np.floor(exact + 1e-9).astype(np.int64), pool.most).tolist()
-    left = pool.total * pool.weights - sum(map(mul, count, each))
+    left = pool.need - sum(map(mul, count, each))
     nearest = np.argsort(count - exact, kind="stable").tolist()
     largest = np.argsort(-pool.sizes / pool.units, kind="stable").tolist()
     for at, limit in (*((at, 1) for at in nearest), *((at, most[at]) for at in largest)):

@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -104,3 +105,16 @@ def test_a_smaller_magnitude_moves_less() -> None:
         return float(np.abs(perturbed(start, pool, draw, size) - start).max())
 
     assert 0 < far(0.01) <= 0.03 < far(0.35)
+
+
+@given(sizes, totals, st.lists(st.floats(0, 0.9), min_size=12, max_size=12), seeds)
+def test_what_is_gone_stays_gone_and_counts(counts: list[int], total: float, gone: list[float], seed: int) -> None:
+    setting = setting_of(counts, [{"total_sparsity": total}])
+    removed = {f"l{i}": int(part * n) / n for i, (n, part) in enumerate(zip(counts, gone, strict=False))}
+    (pool,) = pools(attrs.evolve(setting, removed=removed))
+    assume(reachable(pool))
+    assert pool.least.tolist() == [int(part * n) for n, part in zip(counts, gone, strict=False)]
+    shares = whole(rescaled(uniform(torch.Generator().manual_seed(seed), len(counts)), pool), pool)
+    already = sum(removed[f"l{i}"] * n for i, n in enumerate(counts))
+    assert shares @ pool.sizes == pytest.approx(max(total * sum(counts), already), abs=1e-6)
+    assert (shares >= np.array(list(removed.values())) - 1e-12).all()
