@@ -19,7 +19,7 @@ def blocks(language: str) -> list[str]:
 
 
 def what_the_reader_brings() -> dict[str, object]:
-    """The names that the README says are the reader's own: a network, its input, a training loop and a measure."""
+    """The names that the README says are the reader's own: a network, its input, a loop, a measure, batches."""
     torch.manual_seed(0)
     net = nn.Sequential(
         *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()),
@@ -35,7 +35,7 @@ def what_the_reader_brings() -> dict[str, object]:
     def accuracy(module: nn.Module) -> float:
         return float((module(x).argmax(1) == y).float().mean())
 
-    return {"net": net, "x": x, "train": train, "accuracy": accuracy}
+    return {"net": net, "x": x, "train": train, "accuracy": accuracy, "batches": [(x, y), (x.flip(0), y.flip(0))]}
 
 
 def test_python_blocks_run_in_order() -> None:
