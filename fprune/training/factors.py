@@ -105,7 +105,6 @@ def by_label(structure: Structure, scores: Mapping[str, Tensor], layers: Sequenc
         for column in rows[name].T:
             np.add.at(total, column, values.double().cpu().numpy())
             np.add.at(count, column, 1)
-    total[0] = count[0] = 0  # what nothing ties together
     mean = total / np.maximum(count, 1)
     device = next(iter(scores.values())).device
     others = {name: torch.from_numpy(mean[labels].mean(1)).float().to(device) for name, labels in rows.items()}

@@ -94,7 +94,7 @@ def session(scope: Scope, who: str) -> Generator[Model]:
         CompositionError: the scope has tensors only.
     """
     model = callable_model(scope, who)
-    with torch.inference_mode(False), isolated(scope.seed), torch.enable_grad():
+    with torch.inference_mode(False), isolated(scope.seed):  # outside inference mode gradients are on
         yield model
 
 

@@ -1,6 +1,6 @@
 """What gets scores that are learned: elements, channels, or the units of a structure; and the masks scores give."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, final
 
 import attrs
@@ -197,8 +197,13 @@ def gates_of(scope: Scope, config: Config, allocation: Allocation, granularity: 
         return attrs.evolve(made, scope=attrs.evolve(scope, masks=scope.masks.without(made.names)))
     families = tuple(axis.family for axis in axes(structure, plan))
     units = Units(scope, layers, allocation, structure, families)
-    removed = masked_units(structure, scope.masks, {name: tuple(value.shape) for name, value in scope.items()})
-    for family in families:
-        removed[family.labels] = False
-    others = scope.masks.without(units.names) & unit_masks(structure, removed, scope)
-    return attrs.evolve(units, scope=attrs.evolve(scope, masks=others))
+    return attrs.evolve(units, scope=attrs.evolve(scope, masks=_others(scope, structure, families)))
+
+
+def _others(scope: Scope, structure: Structure, families: Sequence[Family]) -> Masks:
+    """The inherited masks without those of whole units of some families."""
+    gone = masked_units(structure, scope.masks, {name: tuple(value.shape) for name, value in scope.items()})
+    ours = np.isin(np.arange(structure.labels), np.concatenate([family.labels for family in families]))
+    back = unit_masks(structure, gone & ours, scope)
+    rest = {name: mask | ~back[name] if name in back else mask for name, mask in scope.masks.items()}
+    return Masks(rest) & unit_masks(structure, gone & ~ours, scope)

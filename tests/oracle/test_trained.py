@@ -86,7 +86,7 @@ CONVOLUTIONS = [{"op_types": ["Conv2d"], "sparsity": 0.5}]
 def test_slim_trains_with_the_penalty_on_the_norms_that_follow() -> None:
     found = outcome(
         slim,
-        Scope.of(Model.from_module(normed()), example_inputs=(IMAGES[0],)),
+        Scope.of(Model.from_module(normed().eval()), example_inputs=(IMAGES[0],)),
         CONVOLUTIONS,
         size,
         IMAGES,

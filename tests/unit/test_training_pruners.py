@@ -1,7 +1,7 @@
 """Pruners that train, in runs: what they refuse, what they leave alone, what comes back, and with what they compose."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -25,9 +25,13 @@ from fprune import (
     speed_up,
 )
 from fprune.compose import Stage
+from fprune.compose.prune import traced
 from fprune.errors import CompositionError, ConfigError, ConfigTypeError, FpruneError, ScoreError, StageError
+from fprune.inputs import Inputs
 from fprune.records import Goal, TaskResult
 from fprune.scope import Scope
+from fprune.structure import Structure
+from fprune.training.factors import following
 from fprune.tree import digest
 from tests.unit import toys
 
@@ -100,6 +104,16 @@ def test_the_seed_decides_and_nothing_else(stage: Stage, config: Any) -> None:
     assert first == again
     assert first.model != other.model
 
+    def alone(seed: int) -> Any:
+        torch.rand(1)
+        model = Model.from_module(toys.net())
+        structure = traced(model, Inputs.of(toys.X))
+        (call,) = stage.calls
+        return call(Scope.of(model, structure=structure, seed=seed), Config.of(config))
+
+    assert alone(3) == alone(3)
+    assert alone(3).model != alone(4).model
+
 
 @every
 def test_the_count_is_exact_and_what_is_masked_is_zero(stage: Stage, config: Any) -> None:
@@ -122,6 +136,20 @@ def test_masks_only_shrink_where_regrowth_is_not_declared() -> None:
         assert not result.model["0.weight"][~inherited["0.weight"]].any()
 
 
+def test_what_is_masked_is_zero_at_every_step_of_the_users_loop() -> None:
+    gone = torch.arange(48).reshape(8, 6) % 3 == 0
+    seen = []
+
+    def watched(module: nn.Module) -> None:
+        train(module)
+        seen.append(bool(module[0].weight[gone].any()))
+
+    state = TaskResult.start(toys.net(), 0.5, masks={"0.weight": ~gone}).next(Goal(0.5))
+    admm(train=watched, iterations=2)(state)
+    slim(train=watched)(TaskResult.start(toys.net(), NORMS, masks={"0.weight": ~gone}).next(Goal(NORMS)))
+    assert seen == [False] * 3
+
+
 def grown(module: nn.Module, x: Tensor) -> Tensor:
     """Asks for large weights in the first three inputs and small ones elsewhere."""
     return ((module[0].weight[:, :3] - 9).square() + module[0].weight[:, 3:].square()).mean() + 0 * loss(module, x)
@@ -139,14 +167,46 @@ def test_what_movement_needs_comes_back_and_is_trained() -> None:
     assert result.report.elements["0.weight"].removed == 24
 
 
+def last_rows(module: nn.Module, x: Tensor) -> Tensor:
+    """Asks for large weights in the last four rows and small ones elsewhere."""
+    return (module[0].weight[4:] - 9).square().mean() + module[0].weight[:4].square().mean() + 0 * loss(module, x)
+
+
+def test_whole_units_come_back_with_all_that_belongs_to_them() -> None:
+    first = (one_shot() | l1(dependency_aware)).run(toys.net(), HIDDEN, example_inputs=toys.X)
+    gone = ~first.masks["0.bias"]
+    assert gone[4:].any()
+    fast: Any = lambda params: torch.optim.SGD(params, lr=2.0)  # noqa: E731
+    state = first.next(Goal(HIDDEN))
+    result = movement(last_rows, BATCHES, dependency_aware, epochs=10, optimizer=fast)(state)
+    kept = torch.arange(8) > 3
+    assert torch.equal(result.masks["0.weight"].flatten(), kept)
+    assert torch.equal(result.masks["1.weight"], kept)
+    assert torch.equal(result.masks["3.weight"].flatten(), kept)
+    assert (result.model["0.weight"][4:] > 4).all()
+
+
+def test_units_that_the_config_does_not_select_stay_masked() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    both = [{"op_names": ["0", "2"], "sparsity": 0.5}]
+    first = (one_shot() | l1(dependency_aware)).run(net, both, example_inputs=BATCHES[0])
+    second = [{"op_names": ["2"], "sparsity": 0.5}]
+    result = movement(loss, BATCHES, dependency_aware)(first.next(Goal(second)))
+    assert torch.equal(result.masks["0.bias"], first.masks["0.bias"])
+    assert not result.masks["2.weight"][:, ~first.masks["0.bias"]].any()
+    assert int(result.masks["2.bias"].sum()) == 3
+
+
 def test_what_movement_does_not_name_stays_masked() -> None:
-    other = {"3.weight": torch.arange(32).reshape(4, 8) % 2 == 0, "0.weight": torch.arange(8)[:, None] > 0}
+    other = {"3.weight": torch.arange(32).reshape(4, 8) % 3 == 0, "0.weight": torch.arange(8)[:, None] > 0}
     state = TaskResult.start(toys.net(), HIDDEN, masks=other, example_inputs=toys.X).next(Goal(HIDDEN))
     result = movement(loss, BATCHES)(state)
     assert torch.equal(result.masks["3.weight"], other["3.weight"])
     assert not result.model["3.weight"][~other["3.weight"]].any()
     rows = movement(loss, BATCHES, dependency_aware)(state)
     assert int((~rows.masks["1.weight"]).sum()) == 4, "rows of the feed-forward layer, with what belongs to them"
+    assert not (rows.masks["3.weight"] & ~other["3.weight"])[:, 1:].any(), "single weights of others stay masked"
 
 
 def test_after_a_compaction_the_rest_comes_back_and_counts_are_of_the_original() -> None:
@@ -215,6 +275,28 @@ def test_the_norm_that_follows_is_found_through_sums_and_joins() -> None:
     assert kept("b") == [1, 2], "its own norm, and not the one after the sum"
     assert kept("c") == [0], "the first two entries of the norm after the join"
     assert kept("a") == [1, 2], "the last four"
+
+
+class Between(nn.Module):
+    """Outputs that nothing may remove: their labels are equal although the layers are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm = nn.Linear(3, 4), nn.Linear(4, 4), nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = self.first(x)
+        return first, self.norm(self.second(first))
+
+
+def test_a_norm_behind_another_layer_is_not_the_one_that_follows() -> None:
+    model = Model.from_module(Between())
+    structure = cast(Structure, traced(model, Inputs.of(torch.ones(2, 3))))
+    first, second, _ = model.layers
+    assert following(structure, first) is None
+    found = following(structure, second)
+    assert found is not None
+    assert (found.weight, found.index.tolist()) == ("norm.weight", [0, 1, 2, 3])
 
 
 def test_a_layer_without_a_norm_is_refused_with_what_to_do() -> None:
