@@ -136,8 +136,7 @@ class Sensitivity:
             least = min((row.drop for row in self.rows), default=math.inf)
             raise ConfigError(f"every ratio of every layer costs more than {max_drop}", hint=f"the least is {least:g}")
         rules: list[Rule] = [rule for layer in self.layers if layer in best for rule in best[layer].config.rules]
-        excluding = [rule for rule in rules if rule.exclude]
-        return Config(tuple(dict.fromkeys([*excluding, *rules])))
+        return Config(tuple(dict.fromkeys(rules)))  # what is excluded is so in the config of every layer
 
     def to_csv(self, path: str | Path) -> None:
         """Write a table with the columns `layer`, `ratio`, `score` and `drop`; the first row is the unpruned model.

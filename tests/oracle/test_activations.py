@@ -119,6 +119,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], list[Tensor]], Taps
         images,
         {"c1": (lambda o: o["relu"][0::2], 1), "c2": (lambda o: o["relu"][1::2], 1)},
     ),
+    "in place right behind the layer": (
+        lambda: nn.Sequential(conv(3, 6), nn.LeakyReLU(0.5, inplace=True), conv(6, 4)),
+        images,
+        {"0": (lambda o: o["1"], 1), "2": (lambda o: o["2"], 1)},
+    ),
     "a sum ends the way": (
         lambda: Net(residual, c1=conv(3, 6), b1=norms(6), c2=conv(6, 6), b2=norms(6), relu=nn.ReLU(), c3=conv(6, 2)),
         images,

@@ -129,6 +129,25 @@ def test_behind_a_norm_is_another_place_than_behind_the_layer() -> None:
     assert not torch.allclose(layer, norm, rtol=0.1)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.BatchNorm2d(6), nn.Flatten()],  # the norm follows a function
+        [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, affine=False), nn.Flatten()],  # it has no scale
+        [nn.Flatten(2), nn.Linear(9, 3), nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(9, 6)],  # it norms other channels
+    ],
+)
+def test_gates_stay_behind_the_layer_where_no_norm_scales_its_channels(parts: list[nn.Module]) -> None:
+    torch.manual_seed(1)
+    model = Model.from_module(nn.Sequential(*map(shaken, parts), nn.Linear(6, 4)))
+    data = [(torch.randn(8, 3, 3, 3), torch.randint(0, 4, (8,)))]
+    scope = Scope.of(model, example_inputs=(data[0][0],))
+    first = model.layers[:1]
+    layer, norm = (activation_taylor(loss, data, b)(scope, first)[first[0].weight] for b in ("layer", "norm"))
+    assert torch.equal(layer, norm)
+    assert layer.unique().numel() > 1
+
+
 def test_a_channel_that_the_loss_does_not_see_goes_first() -> None:
     model = Model.from_module(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
     weight = model["1.weight"].clone()
