@@ -102,11 +102,11 @@ def admm(
 
     In each iteration W trains with loss + rho/2 ||W - Z + U||^2, then Z = prune(W + U) and U = U + W - Z; at the start
     Z = prune(W) and U = 0. `prune` keeps what the allocation keeps of the scores |w|, or of the L2 norms of channels;
-    the final masks are those of W. What is masked is a parameter's own business: with units, the biases, norms and
-    consumers that go along are pulled too.
+    the final masks are those of W. Every parameter that the masks reach is pulled: with an allocation of units also the
+    biases, the norms and the weights that read them.
 
-    The metrics `admm/residual/1`, `admm/residual/2`, ... are ||W - Z|| / ||W|| after each iteration; they fall when
-    rho and the number of epochs suffice, and what is left is what pruning takes away at once. The training function is
+    The metrics `admm/residual/1`, `admm/residual/2`, ... are ||W - Z|| / ||W|| after each iteration. They fall when rho
+    and the epochs suffice; what is left at the end is about what pruning takes away at once. The training function is
     the user's own, as `finetune` takes it, called once in each iteration, with the penalty added at each of its
     optimizer steps; or the built-in loop, in training mode, with a new optimizer in each iteration.
 

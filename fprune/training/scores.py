@@ -206,4 +206,4 @@ def _others(scope: Scope, structure: Structure, families: Sequence[Family]) -> M
     ours = np.isin(np.arange(structure.labels), np.concatenate([family.labels for family in families]))
     back = unit_masks(structure, gone & ours, scope)
     rest = {name: mask | ~back[name] if name in back else mask for name, mask in scope.masks.items()}
-    return Masks(rest) & unit_masks(structure, gone & ~ours, scope)
+    return Masks(rest)
