@@ -110,9 +110,10 @@ def pools(setting: Setting, *, cap: float = 1.0) -> tuple[Pool, ...]:
         cap: a bound for layers that have none.
 
     Raises:
-        ConfigError: coupled layers have different rules; no layer can lose anything.
+        ConfigError: coupled layers have different rules; a rule has a budget; no layer can lose anything.
     """
     plan = setting.plan
+    _refuse_budget(plan)
     traced = setting.structure if setting.coupled else None
     grouped = _single(setting, cap) if traced is None else _coupled(setting, axes(traced, plan), cap)
     found: list[Pool] = []
@@ -122,6 +123,15 @@ def pools(setting: Setting, *, cap: float = 1.0) -> tuple[Pool, ...]:
         if groups or _amount(rows[0]) > 0:
             found.append(Pool.of(rule, rows, groups))
     return tuple(found)
+
+
+def _refuse_budget(plan: Plan) -> None:
+    for row in plan.selected:
+        if row.budget is not None:
+            raise ConfigError(
+                f"rule {row.rule}: a search divides sparsity over layers, and a budget leaves that to the allocation",
+                hint="give total_sparsity; netadapt(target='flops') and amc(..., target='flops') count operations",
+            )
 
 
 def _weights(rows: Iterable[Row]) -> int:

@@ -127,6 +127,15 @@ def test_what_is_kept_is_where_the_next_move_starts() -> None:
     assert np.mean(distances[-20:]) < 0.35 * np.mean(distances[1:20])
 
 
+def test_a_move_that_is_kept_leads_further_than_one_move_could() -> None:
+    """Where every move is kept the walk leaves the start behind; a move alone is at most the magnitude, rescaled."""
+    for seed in range(3):
+        schedule = annealing(start=100, stop=1, cooling=0.99, magnitude=0.05)
+        first, *others = map(sparsities, played(schedule, setting_of([100] * 6, TARGET, seed), TARGET, by_round))
+        far = max(abs(first[name] - s) for goal in others for name, s in goal.items())
+        assert far > 0.15
+
+
 def test_impossible_bounds_are_refused_with_names() -> None:
     target = [{"total_sparsity": 0.8, "max_sparsity_per_layer": {"l0": 0.9, "l1": 0.9, "l2": 0.9, "l3": 0.5}}]
     with pytest.raises(ConfigError, match=r"out of reach .*'l3' at most 0.5") as caught:

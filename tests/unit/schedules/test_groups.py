@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fprune import Config, Model, dependency_aware, evaluate, l1, level, speed_up
+from fprune import Config, Model, Schedule, amc, dependency_aware, evaluate, evolve, l1, level, netadapt, speed_up
 from fprune.errors import ConfigError
 from fprune.schedules import annealing
 from fprune.schedules.groups import pools, refuse_unreachable
@@ -85,3 +85,10 @@ def test_granularity_and_multiples_stay_in_the_rules() -> None:
     config = [{"total_sparsity": 0.3, "round_to": 4, "max_sparsity_per_layer": 0.9}]
     (goal,) = annealing().goals(Config(config), setting=told(config))
     assert all(rule.round_to == 4 and rule.max_sparsity_per_layer == 0.9 for rule in goal.config.rules)
+
+
+@pytest.mark.parametrize("schedule", [annealing(), evolve(), netadapt(), amc(3)], ids=repr)
+def test_a_budget_is_refused_before_the_run(schedule: Schedule) -> None:
+    pipeline = schedule | l1(dependency_aware) | evaluate(lambda module: 0.0)
+    with pytest.raises(ConfigError, match="a budget leaves that to the allocation"):
+        pipeline.stream(Residual(), [{"budget": {"flops": 0.5}}], example_inputs=(IMAGES,))
