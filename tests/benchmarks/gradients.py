@@ -1,8 +1,9 @@
 """What pruners that look at gradients cost beyond the gradients themselves, in CPU seconds of one thread.
 
 Run it as `OMP_NUM_THREADS=1 python tests/benchmarks/gradients.py`; it needs torchvision. Each line is measured in a
-process of its own, the median of a few repetitions. Lines with a reference print the difference to it, which is what a
-decision adds to the gradients, and the ratio of the two. Images are small because a decision does not depend on them.
+process of its own, the median of a few repetitions, by turns with its reference. The difference is what a decision
+adds to the gradients; the ratio is how many times longer the reference takes. Images are small because a decision does
+not depend on them.
 """
 
 import json
@@ -122,29 +123,30 @@ LINES: dict[str, tuple[Callable[[], tuple[nn.Module, list[Any]]], Callable[..., 
 }
 
 
-def measure(name: str) -> float:
-    """CPU seconds."""
+def timed(work: Work) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def measure(name: str) -> tuple[float, float]:
+    """CPU seconds of a line and of its reference, by turns, so that other work on the machine is the same for both."""
     torch.set_num_threads(1)
-    make, prepare, repetitions, _ = LINES[name]
-    work = prepare(*make())
-    work()  # the first call imports parts of torch
-    seconds = []
-    for _ in range(repetitions):
-        start = time.process_time()
-        work()
-        seconds.append(time.process_time() - start)
-    return statistics.median(seconds)
+    make, prepare, repetitions, of = LINES[name]
+    works = [prepare(*make()), LINES[of][1](*make()) if of else lambda: None]
+    for work in works:
+        work()  # the first call imports parts of torch
+    seconds = [[timed(work) for work in works] for _ in range(repetitions)]
+    return statistics.median(one for one, _ in seconds), statistics.median(other for _, other in seconds)
 
 
 def main() -> None:
     """Print the table."""
     print(f"{'':36} {'CPU s':>8} {'beyond':>8} {'ratio':>7}")
-    found: dict[str, float] = {}
     for name, (*_, of) in LINES.items():
         out = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True).stdout
-        found[name] = json.loads(out)
-        beyond = f"{found[name] - found[of]:8.3f} {found[of] / found[name]:6.1f}x" if of else ""
-        print(f"{name:36} {found[name]:8.3f} {beyond}", flush=True)
+        own, other = json.loads(out)
+        print(f"{name:36} {own:8.3f} " + (f"{own - other:8.3f} {other / own:6.1f}x" if of else ""), flush=True)
 
 
 if __name__ == "__main__":
