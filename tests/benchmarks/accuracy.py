@@ -55,7 +55,7 @@ Make = Callable[[Allocation], Stage]
 WEIGHTS: dict[str, Make] = {
     "level": fp.level,
     "random": fp.random,
-    "taylor": lambda a: fp.taylor(loss, FEW, a),
+    "taylor": lambda a: fp.taylor(loss, FEW, a, granularity="element"),
     "snip": lambda a: fp.snip(loss, FEW, a),
     "grasp": lambda a: fp.grasp(loss, FEW, a),
     "synflow": lambda a: fp.synflow(a),
