@@ -21,6 +21,7 @@ from fprune.criteria import (
 from fprune.criteria.curvature import signs
 from fprune.criteria.linear import single_rows
 from fprune.layers import unit_view
+from fprune.masks import Masks
 from fprune.model import Model
 from fprune.pruners import synflow
 from fprune.scope import Scope
@@ -110,6 +111,23 @@ def test_grasp_is_half_the_slope_of_the_squared_norm_of_the_gradient(name: str) 
     found = scores(case, gradient_flow(case.loss, case.batches))
     for key, slope in slopes(norm, own).items():
         torch.testing.assert_close(found[key], own[key].detach() * slope / 2, **close)
+
+
+def test_grasp_under_masks_counts_the_gradient_of_what_is_left() -> None:
+    case = cases()["plain"]
+    draw = torch.Generator().manual_seed(0)
+    keep = {name: torch.rand(case.model[name].shape, generator=draw) > 0.4 for name in ("0.weight", "2.weight")}
+    net = case.reference()
+    own = weights(case, net)
+    for name, mask in keep.items():
+        own[name].data.mul_(mask)
+    total = sum(case.loss(net, batch) for batch in case.batches)
+    norm = sum((g[keep[name]] ** 2).sum() for name, g in slopes(total, own, graph=True).items())
+    scope = Scope.of(case.model, masks=Masks(keep))
+    found = gradient_flow(case.loss, case.batches)(scope, scope.layers)
+    for name, slope in slopes(norm, own).items():
+        expected = (own[name].detach() * slope / 2)[keep[name]]
+        torch.testing.assert_close(found[name][keep[name]], expected, **close)
 
 
 def test_grasp_foretells_what_a_smaller_weight_does_to_the_norm_of_the_gradient() -> None:
