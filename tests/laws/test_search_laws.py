@@ -3,7 +3,7 @@
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fprune import Config
@@ -13,6 +13,7 @@ from tests.laws import strategies as s
 from tests.laws.test_pipeline_laws import problem, stream, untouched
 
 
+@settings(max_examples=10)  # each example is several whole runs
 @given(st.data(), st.integers(0, 3))
 def test_a_search_is_seeded_pure_and_continues_anywhere(data: st.DataObject, seed: int) -> None:
     """L3, L4, L5."""
@@ -25,6 +26,7 @@ def test_a_search_is_seeded_pure_and_continues_anywhere(data: st.DataObject, see
     assert same(list(pipeline.stream(whole[k])), whole[k + 1 :]), f"continuing after round {k} gives other results"
 
 
+@settings(max_examples=10)  # each example is several whole runs
 @given(st.data())
 def test_a_search_is_a_function_of_history(data: st.DataObject) -> None:
     """L7: a live generator, a fresh one, and one that was sent reports from a file give the same goals."""
@@ -40,6 +42,7 @@ def test_a_search_is_a_function_of_history(data: st.DataObject) -> None:
     assert pipeline.schedule.goal(Config.of(config), reports, setting=told) is None
 
 
+@settings(max_examples=10)  # each example is several whole runs
 @given(st.data())
 def test_rounds_that_do_not_look_at_one_another_run_on_an_executor(data: st.DataObject) -> None:
     case, config = problem(data)
