@@ -138,6 +138,11 @@ def test_blocks_of_a_transposed_convolution_lie_in_its_groups() -> None:
     assert torch.equal(found, pooled_blocks(model["weight"], 2, 3, 0.5))
 
 
+def test_filling_rounds_to_the_nearest() -> None:
+    # the level at which a count becomes n is (n - .5) / size: .05, .15, .25 and .167
+    assert filled([10, 3], [(0, 9), (0, 2)], 3, lambda level: (level, level), (0.0, 1.0)) == [2, 1]
+
+
 def test_filling_is_monotone_exact_and_bounded() -> None:
     sizes, bounds, slopes = [7, 50, 13, 1], [(1, 6), (0, 49), (3, 9), (0, 0)], [0.3, 1.0, 0.7, 2.0]
     before: list[int] | None = None

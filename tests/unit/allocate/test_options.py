@@ -111,6 +111,17 @@ def test_units_that_are_alike_compete() -> None:
     assert [len(gone(absolute, f"{i}.weight")) for i in range(3)] == [5, 0, 4]
 
 
+def test_kernels_of_other_sizes_are_not_alike() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 2, 1))
+    with torch.no_grad():
+        net[1].weight.mul_(100)
+    config = [{"op_names": ["0", "1"], "sparsity": 0.5}]
+    masks = l1(isomorphic(normalisation="none")).masks(
+        Model.from_module(net), config, example_inputs=torch.ones(1, 3, 5, 5)
+    )
+    assert [len(gone(masks, f"{i}.weight")) for i in range(2)] == [3, 3]
+
+
 def test_units_that_are_not_alike_do_not_compete() -> None:
     net = seeded(residual())
     with torch.no_grad():
