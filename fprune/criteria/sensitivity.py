@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fprune.criteria.batches import Batches, Loss, check_data, differentiated, running, summed
@@ -12,6 +13,8 @@ from fprune.layers import Layer, unit_view
 from fprune.scope import Scope
 
 __all__ = ["sensitivity", "squared_change"]
+
+_BLOCK = 1 << 16  # products that are in memory at a time: they stay in the cache
 
 
 def _check(loss: object, batches: object, training: bool = False, joint: bool = False) -> None:
@@ -61,13 +64,10 @@ def squared_change(
         Molchanov et al, `Importance Estimation for Neural Network Pruning <https://arxiv.org/abs/1906.10771>`_, 2019
     """
 
-    def squares(layer: Layer, change: Tensor) -> Tensor:
+    def squares(layer: Layer, gradient: Tensor, weight: Tensor) -> Tensor:
         if grain == "element":
-            return change.square_()
-        rows = unit_view(change, layer)
-        if joint:
-            return rows.sum(dim=1, dtype=wide_dtype(rows)).square_()
-        return rows.square_().sum(dim=1, dtype=wide_dtype(rows))
+            return (gradient * weight).square_()
+        return _of_channels(unit_view(gradient, layer), unit_view(weight, layer), joint)
 
     with running(scope, "taylor", training) as model:
         weights = differentiated(model, layers)
@@ -75,11 +75,22 @@ def squared_change(
 
         def terms(batch: object, where: str) -> dict[str, Tensor]:
             found = gradient(batch, where)
-            return {
-                layer.weight: squares(layer, found.pop(layer.weight) * wide(weights[layer.weight])) for layer in layers
-            }
+            named = ((layer, layer.weight) for layer in layers)
+            return {name: squares(layer, found.pop(name), wide(weights[name])) for layer, name in named}
 
         return summed(batches, "taylor", terms)
+
+
+def _of_channels(gradients: Tensor, weights: Tensor, joint: bool) -> Tensor:
+    """Sums over the rows of squared products, or squared sums of products, some rows at a time on the CPU."""
+    step = max(1, _BLOCK // max(1, weights.shape[1])) if weights.device.type == "cpu" else max(1, len(weights))
+    parts: list[Tensor] = []
+    for some, same in zip(torch.split(gradients, step), torch.split(weights, step), strict=True):
+        change = some * same
+        terms = change if joint else change.square_()
+        total = terms.sum(dim=1, dtype=wide_dtype(terms))
+        parts.append(total.square_() if joint else total)
+    return torch.cat(parts)
 
 
 @criterion(grain="element", reads="scope", check=_check)
