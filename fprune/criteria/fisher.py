@@ -1,7 +1,7 @@
 """Scores from the gradients of single samples: the diagonal of the empirical Fisher matrix."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -168,7 +168,7 @@ def _by_taps(model: Model, loss: Loss, weights: Weights, taps: Weights) -> _Squa
 
 
 def _over_samples(fn: Callable[..., Any], tensors: int) -> Callable[..., Any]:
-    return cast("Callable[..., Any]", vmap(fn, (None, *[0] * tensors), randomness="different"))
+    return vmap(fn, (None, *[0] * tensors), randomness="different")
 
 
 def _squared_rows(values: Tensor) -> Tensor:
