@@ -52,7 +52,7 @@ class Owl:
 
     Args:
         m: how many times the mean an outlier is, positive.
-        lam: how far a layer's sparsity may be from the average, positive.
+        lam: half of how far apart the sparsities of the layers are, positive.
 
     References:
         Yin et al, `Outlier Weighed Layerwise Sparsity <https://arxiv.org/abs/2310.05175>`_, 2024

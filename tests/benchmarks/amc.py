@@ -1,6 +1,6 @@
 """Searches on a problem of four layers whose best allocation is known by enumeration.
 
-    python -m tests.benchmarks.amc [evaluations] [seeds]
+    python tests/benchmarks/amc.py [evaluations] [seeds]
 
 Every search gets the same number of evaluations of the same score. The table shows the best score found, its distance
 to the best of a grid, and the score of the last tenth of the rounds, which tells whether the search has learned.
@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Generator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fprune import Config, Goal, Report, amc, annealing, evolve
 from fprune.schedules.groups import pools

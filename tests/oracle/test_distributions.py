@@ -7,8 +7,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fprune import Config, Model, block, erk, globally, l1, lamp, level, owl, uniform_plus
+from fprune import (
+    Config,
+    Model,
+    block,
+    dependency_aware,
+    erk,
+    globally,
+    isomorphic,
+    l1,
+    lamp,
+    level,
+    owl,
+    uniform_plus,
+)
 from fprune.allocate.fill import filled
+from fprune.errors import ConfigError
 
 SHAPES = {"a": (8, 3, 3, 3), "b": (16, 8, 3, 3), "c": (40, 16), "d": (10, 40)}
 
@@ -162,3 +176,35 @@ def test_caps_are_respected(allocation: object) -> None:
     counts = gone(level(allocation).masks(params, [rule]), params)
     assert sum(counts.values()) == 180
     assert counts["b"] <= 20 and counts["c"] <= 90
+
+
+@pytest.mark.parametrize(
+    ("allocation", "reachable"), [(globally, 107), (erk, 107), (lamp, 107), (owl(m=1.5), 107), (uniform_plus, 80)]
+)
+def test_caps_that_leave_too_little_are_refused_with_what_they_leave(allocation: object, reachable: int) -> None:
+    """Layers of 100 weights under caps of .27, .27, .27 and .26; the first stays dense under `uniform_plus`."""
+    params = weights(dict.fromkeys("abcd", (10, 10)))
+
+    def rules(count: int) -> list[dict[str, object]]:
+        return [{"total_sparsity": count / 400, "max_sparsity_per_layer": dict.fromkeys("abc", 0.27) | {"d": 0.26}}]
+
+    assert sum(gone(level(allocation).masks(params, rules(reachable)), params).values()) == reachable
+    with pytest.raises(ConfigError) as caught:
+        level(allocation).masks(params, rules(reachable + 1))
+    assert f"{reachable / 400:g}" in str(caught.value)
+
+
+def test_units_alike_keep_to_the_smallest_cap_and_refuse_what_is_beyond() -> None:
+    net = nn.Sequential(*[nn.Linear(10, 10) for _ in range(4)])
+    model, x = Model.from_module(net), torch.ones(1, 10)
+
+    def rules(total: float) -> list[dict[str, object]]:
+        caps = {"0": 0.3, "1": 0.8, "2": 0.5}
+        return [{"op_names": ["0", "1", "2"], "total_sparsity": total, "max_sparsity_per_layer": caps}]
+
+    for allocation in (isomorphic, dependency_aware):
+        masks = l1(allocation).masks(model, rules(0.5), example_inputs=x)
+        counts = [int((~masks[f"{i}.bias"]).sum()) for i in range(3)]
+        assert counts[0] <= 3 and counts[1] <= 8 and counts[2] <= 5 and sum(counts) >= 10
+        with pytest.raises(ConfigError, match=r"at most|reach"):
+            l1(allocation).masks(model, rules(0.9), example_inputs=x)
