@@ -1,6 +1,6 @@
 """What a model costs as its units go: parameters and FLOPs of the compact model, from shapes alone."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 
 import attrs
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fprune.errors import StructureError, close_matches
 from fprune.structure.flops import flops
-from fprune.structure.graph import Node, Shape
+from fprune.structure.graph import Graph, Node, Shape
 from fprune.structure.labels import Bools, Ints, touched
 from fprune.structure.trace import Structure
 
@@ -66,21 +66,25 @@ class Costs:
     fixed: Totals
 
     @staticmethod
-    def of(structure: Structure, params: Mapping[str, Tensor] | None = None) -> "Costs":
-        """Prepare the costs of a model.
+    def of(
+        structure: Structure, params: Mapping[str, Tensor] | None = None, only: Collection[str] | None = None
+    ) -> "Costs":
+        """Prepare the costs of a model, or of some of its parameters and the calls that read one of these.
 
         Args:
             structure: its couplings.
             params: all its parameters; those that the forward pass does not use count too.
+            only: names of parameters; nothing else counts.
 
         Returns:
             The costs.
         """
         graph, store = structure.graph, _Store()
         shape = graph.shapes.__getitem__
-        tensors = {name: index for index, name in graph.tensors.items() if name not in structure.buffers}
+        names = set(graph.tensors.values()) - set(structure.buffers) if only is None else set(only)
+        tensors = {name: index for index, name in graph.tensors.items() if name in names}
         shapes = {name: store.dims(structure.rows[index]) for name, index in tensors.items()}
-        costly = [(node, flops(node, shape)) for node in graph.nodes]
+        costly = [(node, flops(node, shape)) for node in (graph.nodes if only is None else _readers(graph, names))]
         costly = [(node, work) for node, work in costly if work]
         needed = {index for node, _ in costly for index in (*node.inputs, *node.outs)}
         values = {
@@ -164,6 +168,16 @@ class Costs:
                 raise StructureError(found, hint=f"it has {len(families[name])}, and keeps 1 at least")
             removed[families[name].labels[count:]] = True
         return removed
+
+
+def _readers(graph: Graph, names: Collection[str]) -> list[Node]:
+    """The calls that read one of some tensors; a view of a tensor is the tensor."""
+    seen, found = {index for index, name in graph.tensors.items() if name in names}, list[Node]()
+    for node in graph.nodes:
+        if not seen.isdisjoint(node.inputs):
+            found.append(node)
+            seen.update(node.outs if len(node.inputs) == 1 else ())
+    return found
 
 
 class _Store:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from fprune import Model, count, dependency_aware, l1
 from fprune.errors import CompositionError, ConfigError
@@ -11,6 +12,7 @@ from fprune.schedules.groups import pools
 from fprune.schedules.resource import Kind, Ledger, allocated, ledgers
 from fprune.setting import Setting
 from tests.unit.schedules.playing import IMAGES, Residual, setting_of
+from tests.unit.structure.test_cost import NETS as NETWORKS
 
 torch.manual_seed(0)
 NET = Residual()
@@ -31,11 +33,41 @@ def test_savings_are_those_of_the_compact_model(counts: tuple[int, ...]) -> None
     config = allocated(SETTING, [operations], counts)
     masks = l1(dependency_aware).masks(MODEL, config, structure=SETTING.structure)
     dense, compact = count(MODEL, (IMAGES,)), count(MODEL, (IMAGES,), masks)
-    assert operations.whole == pytest.approx(dense.flops)
-    assert operations.saved(counts) == pytest.approx(dense.flops - compact.flops)
+    assert operations.whole == dense.flops
+    assert operations.saved(counts) == dense.flops - compact.flops
     outs = dict(zip(("stem", "inner", "outer"), counts, strict=True))
     fewer_biases = outs["stem"] + outs["inner"] + 2 * outs["outer"]
-    assert weights.saved(counts) == pytest.approx(dense.params - compact.params - fewer_biases)
+    assert weights.saved(counts) == dense.params - compact.params - fewer_biases
+
+
+class Viewed(nn.Module):
+    """A weight that is read through a view, and a product that reads none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 10, bias=False), nn.Linear(10, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x @ self.first.weight.t()
+        return self.second((x @ x.t()).softmax(1) @ x)
+
+
+NETS = {"resnet18": (NETWORKS["resnet18"], 0), "grouped": (NETWORKS["grouped"], 0)}
+NETS["viewed"] = ((Viewed, torch.ones(5, 6)), 2 * 2 * 5 * 5)  # two products of five rows, for each channel
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_operations_of_layers_are_those_that_counting_the_smaller_model_finds(name: str, share: float) -> None:
+    (make, x), unread = NETS[name]
+    model = Model.from_module(make())
+    setting = Setting.of(model, [{"total_sparsity": 0.1}], example_inputs=(x,))
+    (book,) = ledgers(setting, pools(setting), "flops", "test")
+    counts = [int(share * most) for most in book.most]
+    masks = l1(dependency_aware).masks(model, allocated(setting, [book], counts), structure=setting.structure)
+    fewer = count(model, (x,)).flops - count(model, (x,), masks).flops
+    assert book.saved(counts) == fewer - unread * sum(counts)
+    assert fewer > 0 or share == 0
 
 
 def test_without_couplings_weights_are_counted() -> None:

@@ -107,6 +107,19 @@ def test_parameters_the_program_does_not_use_count() -> None:
     assert Costs.of(trace(net, x)).whole.params == 8
 
 
+def test_the_costs_of_parts_add_up_to_the_whole() -> None:
+    """Every call of this network reads one weight, and a bias where it has one."""
+    make, x = NETS["grouped"]
+    structure = trace(make(), x)
+    removed = drawn(structure, 3, 0.5)
+    parts = [Costs.of(structure, only=[f"{i}.weight", f"{i}.bias"])(removed) for i in range(4)]
+    weights = [Costs.of(structure, only=[f"{i}.weight"])(removed) for i in range(4)]
+    whole = Costs.of(structure)(removed)
+    assert Totals(sum(part.params for part in parts), sum(part.flops for part in parts)) == whole
+    assert [part.flops for part in weights] == [part.flops for part in parts]
+    assert sum(part.params for part in weights) < whole.params
+
+
 def test_it_does_not_matter_which_units_of_a_family_go() -> None:
     make, x = NETS["resnet18"]
     structure = trace(make(), x)
