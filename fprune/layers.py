@@ -91,7 +91,15 @@ def layers_of(params: Mapping[str, Tensor], skeleton: nn.Module | None = None) -
 
     Returns:
         In module order, or in the mapping's order.
+
+    Raises:
+        ModelError: what is given is no mapping, such as a module.
     """
+    if not isinstance(params, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ModelError(
+            f"expected a Model or a mapping from names to tensors, found {type(params).__name__}",
+            hint="pass Model.from_module(net), or dict(net.named_parameters())",
+        )
     return tuple(_of_mapping(params)) if skeleton is None else tuple(_of_module(params, skeleton))
 
 

@@ -1,7 +1,7 @@
 """Models as values: an immutable mapping of parameters that can be called, made from and turned into `nn.Module`."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Union, final
+from typing import TYPE_CHECKING, Any, Union, final
 
 import attrs
 import torch
@@ -155,6 +155,13 @@ class Model(Mapping[str, Tensor]):
 
     def __contains__(self, name: object) -> bool:
         return name in self.params
+
+    if not TYPE_CHECKING:  # a type checker reports names that a model does not have
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what a model has in the place of a module's attributes; called for names that it does not have."""
+            reads = "its tensors are model['fc.weight'] and model.values(), its device is model.device"
+            raise AttributeError(f"a Model has no {name!r}: it is called like its module, model(x); {reads}")
 
     def __eq__(self, other: object) -> bool:
         return tree.same(self, other) if isinstance(other, Model) else NotImplemented

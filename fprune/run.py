@@ -203,6 +203,11 @@ def _ended(stream: Stream, last: TaskResult) -> bool:
 def _rank(result: TaskResult, best: Callable[[Report], Any] | None) -> tuple[Any, ...]:
     if best is not None:
         value = best(result.report)
+        if value != value:
+            raise ScheduleError(
+                f"best: nan for round {result.index}, which is neither more nor less than another value",
+                hint="return None for a round that should not win",
+            )
         return (False,) if value is None else (True, value)
     final, score = result.goal.final, result.score
     return final, final and score is not None, score if final and score is not None else 0.0

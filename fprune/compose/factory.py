@@ -71,6 +71,8 @@ class Factory(Generic[P, R_co]):
         except TypeError as error:
             hint = f"its options are {self!r}({_options(self.__signature__)})"
             raise CompositionError(f"{self!r}: {error}", hint=hint) from None
+        if self.lifts == "pruner":
+            _check_allocation(self, args, kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)
         return Call(self.fn, args, kwargs, repr(self), factory=self)
@@ -88,6 +90,25 @@ class Factory(Generic[P, R_co]):
 
         def __ror__(self, other: object) -> Any:
             raise refusal(other, self)
+
+
+def _check_allocation(factory: Factory[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse an `allocation` that cannot be called as one, such as a name in quotes or `n_m` without its numbers."""
+    given = factory.__signature__.bind(*args, **kwargs).arguments
+    if "allocation" not in given:
+        return
+    found = given["allocation"]
+    what = f"{factory!r}: allocation: expected a function of (criterion, params, config), got {expression(found)}"
+    if not callable(found):
+        hint = "per_layer, globally, dependency_aware, ...; how much goes is said by the config: run(net, 0.5)"
+        raise CompositionError(what, hint=hint)
+    try:
+        bind(found, 3, (), {})
+    except TypeError:
+        made = f"{expression(found)}({_options(inspect.signature(found))})"
+        raise CompositionError(what, hint=f"call it with its options: {made}") from None
+    except ValueError:  # a function of C has no signature to read
+        return
 
 
 def _named(names: Iterable[str]) -> frozenset[str]:

@@ -38,7 +38,7 @@ def finite(value: object, what: str) -> float:
     if isinstance(value, Tensor):
         raise StageError(
             f"{what} is a tensor of shape {tuple(value.shape)} on {value.device}, expected a number",
-            hint="return value.item()",
+            hint="return value.item()" if value.numel() == 1 else "reduce it to one number: value.mean().item()",
         )
     if isinstance(value, bool) or not isinstance(value, Real):
         raise StageError(

@@ -157,6 +157,9 @@ class Pipeline:
         Raises:
             StageError: a stage failed; the message names the round and the stage.
         """
+        if best is not None and not callable(best):
+            hint = "best=lambda report: report.score"
+            raise ConfigTypeError(f"best: expected a function of a report, got {best!r}", hint=hint)
         stream = self.stream(
             model, config, example_inputs=example_inputs, seed=seed, store=store, masks=masks, executor=executor
         )

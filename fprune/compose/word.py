@@ -140,6 +140,15 @@ class Stage:
 
     if not TYPE_CHECKING:  # a type checker reports the foreign left operand because there is no such operator
 
+        def run(self, *_: object, **__: object) -> Any:
+            """Refuse to run, as long as no schedule says how many rounds there are."""
+            raise CompositionError(
+                f"{self!r}: there is no schedule, so nothing says how many rounds to run",
+                hint=f"begin with one: one_shot() | {self!r}",
+            )
+
+        stream = explain = run
+
         def __ror__(self, other: object) -> Any:
             raise refusal(other, self)
 

@@ -136,6 +136,7 @@ def _like(weight: Tensor) -> Tensor:
 def _unreached(who: str, layer: Layer, operator: str | None) -> ScoreError:
     if operator is None:
         found = f"{who}: the forward passes never use {layer.weight!r}"
-        return ScoreError(found, hint=f"exclude {layer.name!r}, or pass batches that reach it")
+        hint = f"call the model that forward is given; exclude {layer.name!r}, or pass batches that reach it"
+        return ScoreError(found, hint=hint)
     found = f"{who}: {layer.weight!r} is read by {operator}, of whose output no dimension is known to be its channels"
     return ScoreError(found, hint=f"exclude {layer.name!r}, or prune it by its weights")

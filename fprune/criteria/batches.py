@@ -229,7 +229,8 @@ def losses(model: Model, loss: Loss, *, strict: bool = True) -> Callable[[dict[s
         found = scalar(found, where)
         if strict and torch.is_grad_enabled() and not found.requires_grad:
             reason = f"{where}: the loss does not depend on the weights of {', '.join(list(params)[:3])}"
-            raise ScoreError(reason, hint="item(), detach() and no_grad() cut it off; exclude layers that are not used")
+            hint = "call the model that loss is given; item(), detach() and no_grad() cut it off; exclude unused layers"
+            raise ScoreError(reason, hint=hint)
         return found
 
     return value

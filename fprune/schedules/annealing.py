@@ -46,6 +46,11 @@ def _check(*, start: float = 100, stop: float = 20, cooling: float = 0.9, magnit
     number("magnitude", magnitude, 0, 1, open_low=True)
     if cooling == 1:
         raise ConfigError("cooling: with 1 it never ends", hint="a factor below 1, such as 0.9")
+    if stop >= start:
+        raise ConfigError(
+            f"annealing: it starts at {start:g} and stops at {stop:g}, so no move would be tried",
+            hint="the temperature falls: start=100, stop=20",
+        )
 
 
 @schedule(setting=True, needs=("score",), check=_check)

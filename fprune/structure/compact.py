@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fprune.errors import FpruneError, StructureError
+from fprune.errors import ConfigTypeError, FpruneError, StructureError
 from fprune.inputs import Inputs
 from fprune.lineage import Lineage
 from fprune.masks import Masks
@@ -137,6 +137,14 @@ def compact(model: Model, masks: Masks, structure: Structure, *, style: str = "a
     """
     if style not in ("auto", "module", "graph"):
         raise StructureError(f"style={style!r}: expected 'auto', 'module' or 'graph'")
+    for name, value, kind, made in (
+        ("model", model, Model, "Model.from_module(net)"),
+        ("masks", masks, Masks, "l1().masks(model, config) or Masks({...})"),
+        ("structure", structure, Structure, "structure.trace(model, x)"),
+    ):
+        if not isinstance(value, kind):  # pyright: ignore[reportUnnecessaryIsInstance]
+            found = f"compact: {name}: expected {kind.__name__}, got {type(value).__name__}"
+            raise ConfigTypeError(found, hint=f"compact(model, masks, structure), with {name} from {made}")
     masks.check(model)
     with torch.no_grad():
         masked = model.replace(masks.apply(model))

@@ -418,7 +418,7 @@ REFUSED = {
     "a forward that does not call": (
         lambda: apoz(lambda m, x: m.skeleton, [X], activation="relu").masks(NET, 0.5),
         ScoreError,
-        "never use '0.weight'",
+        "never use '0.weight'\nhint: call the model that forward is given",
     ),
 }
 

@@ -577,3 +577,13 @@ def test_functional_batch_norm_of_raw_buffers():
     model = Model.from_module(net)
     model(IMAGES)
     assert model.buffers["mean"].tolist() == [0.0] * 3
+
+
+def test_what_only_a_module_has_is_refused_with_what_a_model_has_for_it() -> None:
+    model = Model.from_module(nn.Linear(2, 2))
+    for name in ("parameters", "forward", "bias"):
+        with pytest.raises(
+            AttributeError, match=rf"a Model has no '{name}': it is called .* its device is model\.device"
+        ):
+            getattr(model, name)
+    assert pickle.loads(pickle.dumps(model)) == copy.deepcopy(model) == model

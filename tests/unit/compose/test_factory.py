@@ -3,11 +3,14 @@
 import copy
 import inspect
 import pickle
+from typing import Any
 
 import pytest
 
+from fprune.allocate import balanced, globally, n_m
 from fprune.compose import Stage, stage
 from fprune.errors import CompositionError
+from fprune.pruners import level
 from fprune.records import TaskResult
 from fprune.schedules import agp
 from fprune.stages import finetune
@@ -86,3 +89,24 @@ def test_an_uncalled_factory_is_no_stage() -> None:
         toys.rows() | toys.smallest  # type: ignore[operator]
     with pytest.raises(CompositionError, match=r"hint: call it: agp\(\)"):
         agp | Stage()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("globally", r"got 'globally'\nhint: per_layer, globally"),
+        (0.5, r"level: allocation: expected a function of \(criterion, params, config\), got 0\.5\nhint: .*config"),
+        (n_m, r"got n_m\nhint: call it with its options: n_m\(n, m\)"),
+        (balanced, r"got balanced\nhint: call it with its options: balanced\(block=None\)"),
+    ],
+)
+def test_what_is_no_allocation_is_refused_when_written(given: Any, message: str) -> None:
+    with pytest.raises(CompositionError, match=message):
+        level(given)
+    with pytest.raises(CompositionError, match=message):
+        level(allocation=given)
+
+
+def test_any_function_of_three_may_be_an_allocation() -> None:
+    for fits in (n_m(2, 4), lambda *given: given, globally):
+        assert level(fits).calls[0].args == (fits,)

@@ -188,6 +188,9 @@ class Coupled:
 
     needs = frozenset({"example_inputs", "structure"})
 
+    def __call__(self, *given: object) -> Masks:
+        return Masks({})
+
 
 @pruner
 def coupled(params: Scope, config: object, allocation: Coupled) -> Masks:
@@ -246,3 +249,9 @@ def test_structure_needs_example_inputs(traces: list[Model]) -> None:
     assert len(traces) == 1
     assert coupled(Coupled()).masks(model, 0.5, structure="structure")["0.bias"].all()
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("params", [toys.net(), [torch.ones(2, 2)], torch.ones(2, 2)])
+def test_masks_of_no_mapping_are_refused_with_what_to_pass(params: Any) -> None:
+    with pytest.raises(ModelError, match=r"expected a Model or a mapping.*\nhint: .*from_module"):
+        l1().masks(params, 0.5)

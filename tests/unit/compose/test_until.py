@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fprune import agp, evaluate, level, linear, one_shot, stage
 from fprune.compose import Schedule, schedule
 from fprune.config import Config
-from fprune.errors import CompositionError, ScheduleError
+from fprune.errors import CompositionError, ConfigTypeError, ScheduleError
 from fprune.records import Goal, Report, TaskResult
 from fprune.setting import Setting
 from tests.unit import toys
@@ -230,3 +230,10 @@ def test_intermediate_results_are_kept_on_request() -> None:
         return result
 
     list((linear(5) | level() | look()).stream(kept))
+
+
+def test_a_best_rule_that_is_no_function_or_gives_nan_is_refused() -> None:
+    with pytest.raises(ConfigTypeError, match=r"best: expected a function of a report, got 'score'"):
+        (linear(2) | level()).run(dense(), 0.5, best="score")  # type: ignore[arg-type]
+    with pytest.raises(ScheduleError, match=r"best: nan for round 0"):
+        (linear(2) | level()).run(dense(), 0.5, best=lambda report: float("nan"))

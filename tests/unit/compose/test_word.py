@@ -61,6 +61,9 @@ def test_a_pruner_needs_what_its_options_need() -> None:
     class Allocation:
         needs = frozenset({"example_inputs"})
 
+        def __call__(self, *given: object) -> Masks:
+            return Masks({})
+
     @pruner
     def bare(params: object, config: object, allocation: object = None) -> Masks:
         return Masks({})
@@ -200,3 +203,9 @@ def test_masks_are_for_one_pruner() -> None:
     for word in (Stage(), finetune(toys.train), toys.smallest() | toys.rows()):
         with pytest.raises(CompositionError, match="expected a stage of one pruner"):
             word.masks(params, 0.5)
+
+
+@pytest.mark.parametrize("method", ["run", "stream", "explain"])
+def test_stages_alone_cannot_run_and_say_what_is_missing(method: str) -> None:
+    with pytest.raises(CompositionError, match=r"there is no schedule.*\nhint: begin with one: one_shot\(\) \| tap"):
+        getattr(tap(print), method)(toys.net(), 0.5)

@@ -1,6 +1,7 @@
 """What criteria that look at data share: batches that can be read again, a checked loss, nothing changed afterwards."""
 
 import contextlib
+import copy
 import gc
 import weakref
 from collections.abc import Iterator
@@ -162,9 +163,15 @@ NET = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Line
 
 def test_a_loss_that_does_not_depend_on_the_weights_is_refused() -> None:
     model = Model.from_module(NET).eval()
-    for cut in (lambda m, x: m(x).sum().detach(), lambda m, x: torch.tensor(m(x).sum().item())):
+    outside = copy.deepcopy(NET).eval().requires_grad_(False)
+    for cut in (
+        lambda m, x: m(x).sum().detach(),
+        lambda m, x: torch.tensor(m(x).sum().item()),
+        lambda m, x: outside(x).sum(),
+    ):
         value = losses(model, cut)
-        with pytest.raises(ScoreError, match=r"batch 0: the loss does not depend on the weights of 0.weight, 3.weight"):
+        message = r"batch 0: the loss does not depend on the weights of 0.weight, 3.weight\nhint: call the model that"
+        with pytest.raises(ScoreError, match=message):
             torch.func.grad(value)(differentiated(model, model.layers[::2]), torch.ones(2, 3), "batch 0")
 
 

@@ -157,6 +157,8 @@ def test_a_round_without_score_is_refused() -> None:
         ({"cooling": 1.0}, ConfigError),
         ({"cooling": 0.0}, ConfigError),
         ({"stop": 0.0}, ConfigError),
+        ({"stop": 100.0}, ConfigError),
+        ({"start": 1.0}, ConfigError),
         ({"start": -1.0}, ConfigError),
         ({"magnitude": 2.0}, ConfigError),
         ({"start": math.inf}, ConfigError),

@@ -73,3 +73,8 @@ def test_the_last_score_counts() -> None:
 def test_a_function_is_expected() -> None:
     with pytest.raises(CompositionError, match=r"expected a function, got 0\.9"):
         evaluate(0.9)  # type: ignore[arg-type]
+
+
+def test_a_tensor_of_several_numbers_is_told_to_be_reduced() -> None:
+    with pytest.raises(StageError, match=r"shape \(3,\).*\nhint: reduce it to one number: value\.mean\(\)\.item\(\)"):
+        evaluate(lambda module: torch.ones(3))(start())

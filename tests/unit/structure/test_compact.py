@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fprune import Config, Masks, Model, compact, dependency_aware, inputs, l1
-from fprune.errors import StructureError
+from fprune.errors import ConfigTypeError, StructureError
 from fprune.structure import trace, verify
 from fprune.structure.capture import Recording
 from fprune.structure.flow import RULES
@@ -360,3 +360,15 @@ def test_the_structure_needs_no_second_recording(monkeypatch: pytest.MonkeyPatch
     done = compact(model, masks, structure)
     assert done.structure.graph.shapes[done.structure.graph.nodes[0].out] == (2, 4)
     assert done.structure.families[0].original == 8 and len(done.structure.families[0]) == 4
+
+
+def test_arguments_of_another_kind_are_refused_by_name() -> None:
+    net, x = nn.Linear(2, 2), torch.ones(1, 2)
+    model, masks = Model.from_module(net), Masks({})
+    for given, message in (
+        ((net, masks, trace(net, x)), r"model: expected Model, got Linear\nhint: .*from_module"),
+        ((model, trace(net, x), masks), r"masks: expected Masks, got Structure"),
+        ((model, masks, x), r"structure: expected Structure, got Tensor\nhint: .*trace\(model, x\)"),
+    ):
+        with pytest.raises(ConfigTypeError, match=message):
+            compact(*given)  # type: ignore[arg-type]
