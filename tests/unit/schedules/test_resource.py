@@ -70,6 +70,15 @@ def test_operations_of_layers_are_those_that_counting_the_smaller_model_finds(na
     assert fewer > 0 or share == 0
 
 
+def test_units_that_stay_for_the_sake_of_a_multiple_save_nothing() -> None:
+    setting = Setting.of(NET, [{"total_sparsity": 0.3, "round_to": 4}], example_inputs=(IMAGES,))
+    (book,) = ledgers(setting, pools(setting), "flops", "test")
+    for counts in ((3, 3, 3), (5, 6, 7), (4, 8, 4)):
+        masks = l1(dependency_aware).masks(MODEL, allocated(setting, [book], counts), structure=setting.structure)
+        assert book.saved(counts) == count(MODEL, (IMAGES,)).flops - count(MODEL, (IMAGES,), masks).flops
+    assert book.saved((3, 3, 3)) == 0 < book.saved((4, 4, 4))
+
+
 def test_without_couplings_weights_are_counted() -> None:
     setting = setting_of([10, 20], [{"total_sparsity": 0.5}])
     (book,) = ledgers(setting, pools(setting), "params", "test")
