@@ -1,8 +1,11 @@
 """The README is tried: its Python runs, its commands are the ones CI uses, the names it lists exist."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,6 +50,43 @@ def test_python_blocks_run_in_order() -> None:
         except Exception as error:
             raise AssertionError(f"python block {number} of README.md fails: {error!r}\n{code}") from error
     assert blocks("python"), "README.md shows no Python"
+
+
+def own_schedules() -> dict[str, Any]:
+    """The schedules that the README writes, without the runs around them."""
+    names: dict[str, Any] = {"schedule": fprune.schedule, "Config": fprune.Config, "Goal": fprune.Goal}
+    names["Iterator"] = Iterator
+    for code in blocks("python"):
+        for node in ast.parse(code).body:
+            if isinstance(node, ast.FunctionDef) and any("schedule" in ast.unparse(d) for d in node.decorator_list):
+                exec(ast.unparse(node), names)
+    return names
+
+
+def sparsities(schedule: fprune.Schedule, score: Callable[[nn.Module], float], target: float) -> list[float]:
+    pipeline = schedule | fprune.level() | fprune.evaluate(score)
+    return [round(result.report.sparsity, 9) for result in pipeline.stream(nn.Linear(10, 10, bias=False), target)]
+
+
+def test_the_schedule_that_reads_scores_repeats_a_step_until_it_is_good() -> None:
+    scores = iter([0.6, 0.2, 0.1, 0.7, 0.9, 0.9])
+    assert sparsities(own_schedules()["patient"](3, floor=0.5), lambda _: next(scores), 0.6) == [
+        0.2,
+        0.4,
+        0.4,
+        0.4,
+        0.6,
+    ]
+    assert sparsities(own_schedules()["patient"](2, floor=0.5), lambda _: 0.0, 0.6) == [0.3] * 6
+
+
+def test_the_schedule_that_branches_comes_back_to_less() -> None:
+    def dense_enough(module: nn.Module) -> float:
+        return float((module.get_parameter("weight") != 0).double().mean() >= 0.45)
+
+    bisect = own_schedules()["bisect"]
+    assert sparsities(bisect(3, floor=0.5), dense_enough, 0.8) == [0.4, 0.6, 0.5, 0.5]
+    assert sparsities(bisect(3, floor=0.5), lambda _: 0.0, 0.8) == [0.4, 0.2, 0.1, 0.0]
 
 
 def test_quick_start_is_short() -> None:
