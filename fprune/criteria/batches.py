@@ -40,6 +40,7 @@ __all__ = [
     "callable_model",
     "check_batches",
     "check_data",
+    "check_scores",
     "differentiated",
     "each",
     "finite",
@@ -81,6 +82,17 @@ def check_data(who: str, fn: object, batches: object, what: str = "loss") -> Non
         found = f"{who}: {what}: expected a function {what}(model, batch), got {type(fn).__name__}"
         raise ConfigTypeError(found, hint=f"the order is {who}({what}, batches)")
     check_batches(who, batches)
+
+
+def check_scores(loss: object, batches: object, *rest: object, **options: object) -> None:
+    """Refuse the same of a criterion that reads `(loss, batches, ...)`, whatever its options.
+
+    Raises:
+        ConfigTypeError: as in `check_data`.
+        ConfigError: as in `check_data`.
+    """
+    del rest, options
+    check_data("the criterion", loss, batches)
 
 
 def check_batches(who: str, batches: object) -> None:

@@ -11,7 +11,7 @@ from fprune.criteria.batches import (
     Batches,
     Loss,
     added,
-    check_data,
+    check_scores,
     differentiated,
     each,
     finite,
@@ -33,11 +33,7 @@ _Squares: TypeAlias = Callable[[Sequence[Tensor], Rebuild, str], Iterator[Weight
 _AT_A_TIME = 1 << 24  # elements of per-sample gradients that are in memory together
 
 
-def _check(loss: object, batches: object, training: bool) -> None:
-    check_data("the criterion", loss, batches)
-
-
-@criterion(grain="element", reads="scope", check=_check)
+@criterion(grain="element", reads="scope", check=check_scores)
 def fisher_diagonal(
     scope: Scope, layers: Sequence[Layer], grain: Grain, loss: Loss, batches: Batches, *, training: bool = False
 ) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fprune.criteria.batches import Batches, Loss, check_data, differentiated, running, summed
+from fprune.criteria.batches import Batches, Loss, check_scores, differentiated, running, summed
 from fprune.criteria.criterion import Grain, criterion
 from fprune.criteria.derivatives import gradients, only_alive, products, wide
 from fprune.layers import Layer
@@ -13,11 +13,7 @@ from fprune.scope import Scope
 __all__ = ["gradient_flow"]
 
 
-def _check(loss: object, batches: object, training: bool) -> None:
-    check_data("the criterion", loss, batches)
-
-
-@criterion(grain="element", reads="scope", check=_check)
+@criterion(grain="element", reads="scope", check=check_scores)
 def gradient_flow(
     scope: Scope, layers: Sequence[Layer], grain: Grain, loss: Loss, batches: Batches, *, training: bool = False
 ) -> dict[str, Tensor]:

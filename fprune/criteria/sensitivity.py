@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fprune.criteria.batches import Batches, Loss, check_data, differentiated, running, summed
+from fprune.criteria.batches import Batches, Loss, check_scores, differentiated, running, summed
 from fprune.criteria.criterion import Grain, criterion
 from fprune.criteria.derivatives import gradients, wide
 from fprune.criteria.precision import wide_dtype
@@ -17,11 +17,7 @@ __all__ = ["sensitivity", "squared_change"]
 _BLOCK = 1 << 16  # products that are in memory at a time: they stay in the cache
 
 
-def _check(loss: object, batches: object, training: bool = False, joint: bool = False) -> None:
-    check_data("the criterion", loss, batches)
-
-
-@criterion(grain="any", reads="scope", check=_check)
+@criterion(grain="any", reads="scope", check=check_scores)
 def squared_change(
     scope: Scope,
     layers: Sequence[Layer],
@@ -93,7 +89,7 @@ def _of_channels(gradients: Tensor, weights: Tensor, joint: bool) -> Tensor:
     return torch.cat(parts)
 
 
-@criterion(grain="element", reads="scope", check=_check)
+@criterion(grain="element", reads="scope", check=check_scores)
 def sensitivity(
     scope: Scope, layers: Sequence[Layer], grain: Grain, loss: Loss, batches: Batches, *, training: bool = False
 ) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fprune.allocate import dependency_aware
 from fprune.criteria import Criterion, curvature, fisher_diagonal, gradient_flow, sensitivity, squared_change
 from fprune.criteria.derivatives import gradients
-from fprune.errors import CompositionError, ScoreError
+from fprune.errors import CompositionError, ConfigError, ConfigTypeError, ScoreError
 from fprune.masks import Masks
 from fprune.model import Model
 from fprune.pruners import fisher, grasp, hessian, snip, synflow, taylor
@@ -181,6 +181,18 @@ def test_what_is_masked_plays_no_part(name: str) -> None:
 def test_tensors_alone_are_refused(name: str) -> None:
     with pytest.raises(CompositionError, match=f"{name} runs the model on batches"):
         scored(CRITERIA[name](loss, BATCHES), {"w": torch.ones(2, 2)})  # type: ignore[arg-type]
+
+
+@every
+def test_data_is_checked_when_the_criterion_is_written(name: str) -> None:
+    with pytest.raises(ConfigTypeError, match="the criterion: batches is a list_iterator, which can be read only once"):
+        CRITERIA[name](loss, iter(BATCHES))
+    with pytest.raises(
+        ConfigTypeError, match=r"the criterion: loss: expected a function loss\(model, batch\), got list"
+    ):
+        CRITERIA[name](BATCHES, loss, training=True)
+    with pytest.raises(ConfigError, match="the criterion: there are no batches"):
+        CRITERIA[name](loss, [], training=True)
 
 
 @pytest.mark.parametrize("kind", ["plain", "branches", "tied"])
