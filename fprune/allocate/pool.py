@@ -82,7 +82,9 @@ class Pool:
                 f"rule {self.rule}: sparsity {sparsity:g} over {len(self.shares)} layers removes {wanted} of "
                 f"{self.total}, and {told}: at most {self.gone + self.most}"
             )
-            raise ConfigError(found, hint=f"ask for {most:g}, or raise max_sparsity_per_layer")
+            others = ["raise max_sparsity_per_layer"] if capped else []
+            others += ["take another allocation, such as globally"] if self.bounded else []
+            raise ConfigError(found, hint=", or ".join([f"ask for {most:g}", *others]))
         return max(wanted - self.gone, self.dead)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fprune.allocate import globally
+from fprune.allocate import globally, uniform_plus
 from fprune.allocate.budget import removals
 from fprune.config import Config
 from fprune.criteria import channel_norm, magnitude
@@ -105,3 +105,12 @@ def test_biases_follow_their_channels() -> None:
     masks = globally(channel_norm(), params, Config(0.25))
     assert masks["a.bias"].tolist() == masks["a.weight"].flatten().tolist() == [False, False, True, True]
     assert masks["b.weight"].all()
+
+
+def test_the_hint_names_only_bounds_that_there_are() -> None:
+    params = {name: torch.ones(10, 10) for name in ("a", "b", "c")}
+    capped = [{"total_sparsity": 0.5, "max_sparsity_per_layer": 0.5}]
+    with pytest.raises(ConfigError, match=r"hint: ask for 0\.[0-9]+, or take another allocation, such as globally$"):
+        uniform_plus(magnitude(), params, Config(0.8))
+    with pytest.raises(ConfigError, match=r"hint: ask for 0\.[0-9]+, or raise max_sparsity_per_layer, or take another"):
+        uniform_plus(magnitude(), params, Config(capped))
