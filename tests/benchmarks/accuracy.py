@@ -109,7 +109,7 @@ def pruned(net: nn.Module, make: Make, kind: str, amount: float, schedule: str, 
         counted = (
             fp.count(net, digits().test_images[:2], result.masks).flops / fp.count(net, digits().test_images[:2]).flops
         )
-        assert 1 - amount - 0.05 < counted <= 1 - amount, counted
+        assert 1 - amount - 0.15 < counted <= 1 - amount, counted  # a channel of eight is worth several per cent
     return accuracy(result.module())
 
 
@@ -141,11 +141,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="pruners; all by default")
+    parser.add_argument("--kinds", nargs="*", default=["weights", "channels"], help="weights, channels, or both")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     nets = [network(seed) for seed in range(chosen.seeds)]
     print(f"dense: {statistics.mean(map(accuracy, nets)):.2%}", flush=True)
     for kind, makes in (("weights", WEIGHTS), ("channels", CHANNEL)):
+        if kind not in chosen.kinds:
+            continue
         asked = [(amount, schedule) for k, amount, schedule in columns() if k == kind]
         print("| pruner | " + " | ".join(f"{schedule} {amount:.0%}" for amount, schedule in asked) + " | CPU s |")
         print("|---" * (len(asked) + 2) + "|")
