@@ -290,6 +290,8 @@ def synflow(
         <https://arxiv.org/abs/2006.05467>`_, 2020
     """
     scope, target = Scope.of(params), Config.of(config)
+    if scope.model is not None:  # once, and not in every round
+        scope = attrs.evolve(scope, model=scope.model.eval())
     scores = synaptic_flow().at(granularity)
     masks = scope.masks
     for k in progress(range(1, rounds + 1), "synflow", "round"):

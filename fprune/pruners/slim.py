@@ -118,12 +118,13 @@ def slim(
     layers = [row.layer for row in scope.plan(Config.of(config)).selected]
     with session(scope, "slim") as model:
         if factors == "learned" and loss is not None:
+            _refuse_frozen(model, {layer.weight: layer.weight for layer in layers})  # factors end up in the weights
             after, scores, metrics = learned(
                 "slim", model, scope.masks, layers, loss, batches, epochs=epochs, scale=scale, optimizer=optimizer
             )
         else:
             found = _factors(scope, layers)
-            _refuse_frozen(model, found)
+            _refuse_frozen(model, {name: factor.weight for name, factor in found.items()})
             penalty = {factor.weight: partial(_slope, scale) for factor in found.values()}
             run = trainer("slim", loss, batches, train, epochs, optimizer)
             after, metrics = trained(model, scope.masks, run, penalty)
@@ -176,11 +177,12 @@ def _structure(scope: Scope) -> Structure:
     return trace(scope.model, scope.example_inputs)
 
 
-def _refuse_frozen(model: Model, found: Mapping[str, Factor]) -> None:
+def _refuse_frozen(model: Model, holders: Mapping[str, str]) -> None:
+    """Refuse layers whose factors are, or end up in, a tensor that is not to change."""
     frozen = {name for name, param in model.skeleton.named_parameters() if not param.requires_grad}
-    for name, factor in found.items():
-        if factor.weight in frozen:
+    for name, holder in holders.items():
+        if holder in frozen:
             raise ConfigError(
-                f"slim: the factors of {name!r}, {factor.weight!r}, are frozen (requires_grad=False)",
+                f"slim: the factors of {name!r}, {holder!r}, are frozen (requires_grad=False)",
                 hint="unfreeze them, or exclude the layer",
             )

@@ -308,6 +308,10 @@ def test_a_layer_without_a_norm_is_refused_with_what_to_do() -> None:
     frozen[1].weight.requires_grad_(False)
     with pytest.raises(ConfigError, match=r"'1\.weight', are frozen"):
         (one_shot() | slim(loss, BATCHES)).run(frozen, NORMS)
+    held = toys.net()
+    held[0].weight.requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"the factors of '0\.weight', '0\.weight', are frozen"):
+        (one_shot() | slim(loss, BATCHES, factors="learned")).run(held, 0.5)
 
 
 def batches_once() -> Iterator[Tensor]:
