@@ -144,9 +144,6 @@ def _most(group: Group) -> int:
 
 
 def _amount(row: Row) -> float:
-    if row.budget is not None:
-        found = f"rule {row.rule}: a budget says nothing of single layers, which this schedule divides an amount over"
-        raise ConfigError(found, hint="use total_sparsity, or a schedule such as agp, which keeps to the budget")
     return next((amount for amount in (row.total, row.sparsity) if amount is not None), 0.0)
 
 

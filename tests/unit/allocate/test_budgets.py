@@ -13,7 +13,6 @@ from fprune import (
     Model,
     Rule,
     agp,
-    annealing,
     balanced,
     block,
     count,
@@ -33,7 +32,7 @@ from fprune import (
     schedule,
     speed_up,
 )
-from fprune.errors import ConfigError, ConfigTypeError, FpruneError, ScheduleError
+from fprune.errors import ConfigError, ConfigTypeError, ScheduleError
 from tests.unit.allocate.test_axes import X, residual
 from tests.unit.allocate.test_dependency_aware import seeded
 
@@ -166,12 +165,6 @@ def test_a_budget_that_falls_is_refused() -> None:
 
     with pytest.raises(ScheduleError, match=r"goal 1: asks for flops 0\.25 after 0\.5"):
         (falling() | l1(dependency_aware)).stream(residual(), HALF, example_inputs=(X,))
-
-
-def test_a_schedule_that_divides_an_amount_over_layers_refuses_a_budget() -> None:
-    pipeline = annealing() | level() | evaluate(lambda module: 0.0)
-    with pytest.raises(FpruneError, match="a budget says nothing of single layers"):
-        pipeline.stream(residual(), HALF)
 
 
 @pytest.mark.parametrize("factory", [agp, linear, lottery])
