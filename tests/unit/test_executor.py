@@ -11,7 +11,7 @@ import torch
 from distributed import Client
 from torch import Tensor, nn
 
-from fprune import Goal, Pipeline, dependency_aware, evaluate, finetune, l1, level, speed_up, stage
+from fprune import Goal, Pipeline, dependency_aware, evaluate, finetune, l1, level, one_shot, speed_up, stage
 from fprune.compose import schedule
 from fprune.config import Config
 from fprune.errors import ConfigTypeError, FpruneError, StageError
@@ -138,6 +138,9 @@ def test_rounds_that_go_on_from_another_run_here() -> None:
     pipeline = scan(3).then(scan(2)) | level() | finetune(train)
     list(pipeline.stream(network(), 0.5, executor=executor))
     assert len(executor.given) == 5
+    mixed, pipeline = Counting(), scan(2).then(one_shot()) | level() | finetune(train)
+    assert list(pipeline.stream(network(), 0.5, executor=mixed)) == list(pipeline.stream(network(), 0.5))
+    assert len(mixed.given) == 2
     ordinary = Counting()
     list((scan(1) | level()).stream(network(), 0.5, executor=ordinary))
     assert ordinary.given == []

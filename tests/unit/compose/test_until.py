@@ -155,6 +155,13 @@ def test_live_does_not_begin_anew() -> None:
     assert begun == [1, 1]
 
 
+def test_live_is_not_taken_in_by_other_reports_of_the_same_number() -> None:
+    live = linear(4).until(bad).live()
+    assert live(TARGET, [report(0, 1.0), report(1, 1.0)]) is not None
+    assert live(TARGET, [report(0, 1.0), report(1, 0.1)]) is None
+    assert live(Config(0.4), [report(0, 1.0), report(1, 1.0)]) == Goal(Config(0.4).scaled(0.5))
+
+
 def test_a_schedule_that_raised_is_begun_anew() -> None:
     @schedule
     def fragile(target: Config) -> Iterator[Goal]:
@@ -165,8 +172,9 @@ def test_a_schedule_that_raised_is_begun_anew() -> None:
 
     live = fragile().live()
     live(TARGET, [])
-    with pytest.raises(ScheduleError, match="below zero"):
-        live(TARGET, [report(0, -1.0)])
+    for _ in range(2):
+        with pytest.raises(ScheduleError, match="below zero"):
+            live(TARGET, [report(0, -1.0)])
     assert live(TARGET, [report(0, 1.0)]) == Goal(TARGET, final=True)
 
 
