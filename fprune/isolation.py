@@ -95,8 +95,7 @@ def isolated(seed: int | None = None) -> Generator[None]:
         seed: seeds every generator on the way in; `None` leaves them running from where they are.
     """
     with _TURN:
-        restores = _generators(seed is not None)
-        before = [read() for read, _ in _SWITCHES]
+        restores, before = _generators(seed is not None), settings()
         try:
             if seed is not None:
                 seed_all(seed)
@@ -104,6 +103,37 @@ def isolated(seed: int | None = None) -> Generator[None]:
         finally:
             for restore in restores:
                 restore()
-            for (read, write), value in zip(_SWITCHES, before, strict=True):
-                if read() != value:
-                    write(value)
+            _set(before)
+
+
+def settings() -> tuple[Any, ...]:
+    """The global settings that `isolated` guards, to be taken to another process."""
+    return tuple(read() for read, _ in _SWITCHES)
+
+
+def _set(values: tuple[Any, ...]) -> None:
+    for (read, write), value in zip(_SWITCHES, values, strict=True):
+        if read() != value:
+            write(value)
+
+
+@contextmanager
+def under(values: tuple[Any, ...]) -> Generator[None]:
+    """Use the settings of another process; the own ones come back on the way out.
+
+    A sum over two threads differs from that over one in its last bits, so a thread count matters as well.
+
+    Examples:
+        >>> import torch
+        >>> with torch.no_grad():
+        ...     elsewhere = settings()
+        >>> with under(elsewhere):
+        ...     torch.is_grad_enabled()
+        False
+
+    Args:
+        values: what `settings` gave.
+    """
+    with isolated():
+        _set(values)
+        yield

@@ -11,6 +11,7 @@ import attrs
 from fprune.config import Config
 from fprune.errors import ScheduleError
 from fprune.fields import BUDGETS
+from fprune.isolation import settings, under
 from fprune.model import Model
 from fprune.records import Goal, Report, TaskResult
 
@@ -118,7 +119,8 @@ class Stream(Iterable[TaskResult]):
             while waiting or running:
                 while waiting and len(running) < _IN_FLIGHT:
                     index, goal = waiting.popleft()
-                    running.append(executor.submit(self.step, self._begun(before, goal, index)))
+                    begun = self._begun(before, goal, index)
+                    running.append(executor.submit(_elsewhere, self.step, begun, settings()))
                 state = running.popleft().result().replace(history=reports(state))
                 yield state
         finally:
@@ -152,6 +154,12 @@ class Stream(Iterable[TaskResult]):
 
     def _repr_html_(self) -> str:
         return f"<code>{repr(self).replace('&', '&amp;').replace('<', '&lt;')}</code>"
+
+
+def _elsewhere(step: Step, begun: TaskResult, here: tuple[Any, ...]) -> TaskResult:
+    """Make a round's result in a worker, under the settings of the process that asks for it."""
+    with under(here):
+        return step(begun)
 
 
 def reports(state: TaskResult) -> tuple[Report, ...]:

@@ -119,6 +119,27 @@ def test_any_executor_gives_what_none_gives(made: Any) -> None:
     assert [len(r.history) for r in together] == list(range(6))
 
 
+def settings_now(module: nn.Module) -> float:
+    return float(torch.get_num_threads() * 2 + (torch.get_float32_matmul_precision() == "high"))
+
+
+def test_workers_compute_under_the_settings_of_the_caller() -> None:
+    """Sums over other numbers of threads differ in their last bits."""
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    pipeline = scan(2) | level() | evaluate(settings_now)
+    try:
+        torch.set_num_threads(3)
+        torch.set_float32_matmul_precision("high")
+        with Processes() as executor:
+            found = list(pipeline.stream(network(), 0.5, executor=executor))
+            own = executor.submit(torch.get_num_threads).result()
+        assert [result.score for result in found] == [7.0, 7.0]
+        assert own != 3, "the worker's own setting came back"
+    finally:
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
+
+
 def test_a_generation_is_given_away_together() -> None:
     executor = Counting()
     stream = PIPELINE.stream(network(), 0.5, example_inputs=(X,), executor=executor)
