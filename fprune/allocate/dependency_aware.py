@@ -1,28 +1,13 @@
 """Whole units: everything that the model's couplings tie together goes or stays together."""
 
-from collections.abc import Mapping
-from typing import ClassVar, final, overload
-
-import attrs
-from torch import Tensor
-
-from fprune.allocate.axes import staying
-from fprune.allocate.structural import Units, allocated, refuse_unreachable
+from fprune.allocate.structural import Units, structural
 from fprune.allocate.taking import Floats, channels_of, in_order, take_each, take_shared
-from fprune.allocate.units import Normalisation, Reduction, Scoring
-from fprune.config import Config
-from fprune.criteria import Criterion
-from fprune.masks import Masks
-from fprune.plan import Plan
-from fprune.scope import Scope
-from fprune.structure import Structure
 
-__all__ = ["DependencyAware", "dependency_aware"]
+__all__ = ["dependency_aware"]
 
 
-@final
-@attrs.frozen(repr=False)
-class DependencyAware:
+@structural
+def dependency_aware(units: Units, scores: Floats) -> None:
     """Remove whole units: a filter with its bias, the norm's entries, the filters added to it, the weights reading it.
 
     The units come from the structure of the model. A unit's score is the mean over the weights whose output channels it
@@ -45,6 +30,7 @@ class DependencyAware:
     Examples:
         >>> import torch
         >>> from fprune import Config, Model, inputs
+        >>> from fprune.scope import Scope
         >>> from fprune.criteria import channel_norm
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
         >>> model = Model.from_module(net).replace({"0.weight": torch.tensor([[1.0, 1.0], [2.0, 2.0]])})
@@ -59,8 +45,10 @@ class DependencyAware:
         (dependency_aware, dependency_aware(reduction='max'), dependency_aware(normalisation='none'))
 
     Args:
-        scoring: `reduction` over the layers of a unit: their `"mean"`, `"sum"`, `"max"`, or the `"first"` of them;
-            `normalisation` of the scores of a layer: by the `"mean"` or the `"max"` of its channels, or `"none"`.
+        units: the families that a config prunes; filled in by the pruner, as are the scores.
+        scores: a score for each label. With options, `dependency_aware(reduction="max")`, it is made in another way:
+            `reduction` over the layers of a unit is their `"mean"`, `"sum"`, `"max"`, or the `"first"` of them;
+            `normalisation` of the scores of a layer is by the `"mean"` or the `"max"` of its channels, or `"none"`.
 
     Raises:
         ConfigError: coupled layers ask for different amounts, a named layer cannot lose channels, or nothing can; a
@@ -68,47 +56,6 @@ class DependencyAware:
             out of reach.
         StructureError: the structure is not that of a model.
     """
-
-    scoring: Scoring = attrs.field(factory=Scoring)
-    needs: ClassVar[frozenset[str]] = frozenset({"example_inputs", "structure"})
-
-    @overload
-    def __call__(self, criterion: Criterion, params: Mapping[str, Tensor], config: Config, /) -> Masks: ...
-    @overload
-    def __call__(
-        self, /, *, reduction: Reduction = "mean", normalisation: Normalisation = "mean"
-    ) -> "DependencyAware": ...
-    def __call__(
-        self,
-        criterion: Criterion | None = None,
-        params: Mapping[str, Tensor] | None = None,
-        config: Config | None = None,
-        /,
-        *,
-        reduction: Reduction = "mean",
-        normalisation: Normalisation = "mean",
-    ) -> "Masks | DependencyAware":
-        """Return one bool mask for each parameter that a removed unit reaches; with options alone, the allocation."""
-        if criterion is None or params is None or config is None:
-            return DependencyAware(Scoring(reduction, normalisation))
-        return allocated("dependency_aware", self.scoring, _take, criterion, params, config)
-
-    def foresees(self, structure: Structure, plan: Plan) -> Mapping[str, str]:
-        """Which selected layers will not lose what was asked, and why."""
-        return staying(structure, plan)
-
-    def refuses(self, scope: Scope, config: Config) -> None:
-        """Refuse a budget that is out of reach."""
-        refuse_unreachable(scope, config, "dependency_aware", _take)
-
-    def __repr__(self) -> str:
-        return f"dependency_aware{self.scoring.options}"
-
-
-dependency_aware = DependencyAware()
-
-
-def _take(units: Units, scores: Floats) -> None:
     each = [axis for axis in units.found if axis.sparsity is not None]
     take_each(units.structure, each, units.rows, units.scope, scores, units.removed)
     for rule in units.without_budget():

@@ -1,29 +1,18 @@
 """Whole units that compete with their like: families with the same sub-structure share one amount."""
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, final, overload
+from collections.abc import Sequence
 
-import attrs
-from torch import Tensor
-
-from fprune.allocate.axes import Axis, staying
+from fprune.allocate.axes import Axis
 from fprune.allocate.meeting import Portion
-from fprune.allocate.structural import Units, allocated, refuse_unreachable
+from fprune.allocate.structural import Units, structural
 from fprune.allocate.taking import Bools, Floats, in_order, take_shared
-from fprune.allocate.units import Normalisation, Reduction, Scoring
-from fprune.config import Config
-from fprune.criteria import Criterion
-from fprune.masks import Masks
-from fprune.plan import Plan
-from fprune.scope import Scope
 from fprune.structure import Family, Structure
 
-__all__ = ["Isomorphic", "isomorphic"]
+__all__ = ["isomorphic"]
 
 
-@final
-@attrs.frozen(repr=False)
-class Isomorphic:
+@structural
+def isomorphic(units: Units, scores: Floats) -> None:
     """Remove whole units, ranked among the units of families that are built alike.
 
     Families whose slices are used by the same kinds of operators, along the same dimensions and with the same kernels
@@ -47,50 +36,12 @@ class Isomorphic:
         ([False, False, False, True], [False, True, True, True])
 
     Args:
-        scoring: as in `dependency_aware`: `isomorphic(reduction="max")`.
+        units: the families that a config prunes; filled in by the pruner, as are the scores.
+        scores: a score for each label; the options are those of `dependency_aware`: `isomorphic(reduction="max")`.
 
     References:
         Fang et al, `Isomorphic Pruning for Vision Models <https://arxiv.org/abs/2407.04616>`_, 2024
     """
-
-    scoring: Scoring = attrs.field(factory=Scoring)
-    needs: ClassVar[frozenset[str]] = frozenset({"example_inputs", "structure"})
-
-    @overload
-    def __call__(self, criterion: Criterion, params: Mapping[str, Tensor], config: Config, /) -> Masks: ...
-    @overload
-    def __call__(self, /, *, reduction: Reduction = "mean", normalisation: Normalisation = "mean") -> "Isomorphic": ...
-    def __call__(
-        self,
-        criterion: Criterion | None = None,
-        params: Mapping[str, Tensor] | None = None,
-        config: Config | None = None,
-        /,
-        *,
-        reduction: Reduction = "mean",
-        normalisation: Normalisation = "mean",
-    ) -> "Masks | Isomorphic":
-        """Return the masks; or, called with options alone, the allocation with these options."""
-        if criterion is None or params is None or config is None:
-            return Isomorphic(Scoring(reduction, normalisation))
-        return allocated("isomorphic", self.scoring, _take, criterion, params, config)
-
-    def foresees(self, structure: Structure, plan: Plan) -> Mapping[str, str]:
-        """Which selected layers will not lose what was asked, and why."""
-        return staying(structure, plan)
-
-    def refuses(self, scope: Scope, config: Config) -> None:
-        """Refuse a budget that is out of reach."""
-        refuse_unreachable(scope, config, "isomorphic", _take)
-
-    def __repr__(self) -> str:
-        return f"isomorphic{self.scoring.options}"
-
-
-isomorphic = Isomorphic()
-
-
-def _take(units: Units, scores: Floats) -> None:
     for rule in units.without_budget():
         for alike in _classes(units.structure, rule):
             total = sum(axis.family.original * sum(axis.channels.values()) for axis in alike)
