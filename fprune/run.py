@@ -133,21 +133,11 @@ class Stream(Iterable[TaskResult]):
             if state.index >= 0:
                 refuse_less(goal, state.goal, state.origin, index, self.name)
             return state.next(goal)
-        begun = state.next(goal)
-        task, again = attrs.evolve(begun.task, index=index), self.entry
-        if again is None:
-            return begun.replace(task=task, history=())
-        task = attrs.evolve(
-            task, model=again.model, masks=again.masks, lineage=again.lineage, structure=again.structure
-        )
-        return begun.replace(
-            task=task,
-            model=again.model,
-            masks=again.masks,
-            lineage=again.lineage,
-            structure=again.structure,
-            history=(),
-        )
+        begun, entry = state.next(goal), self.entry
+        fields = () if entry is None else ("model", "masks", "lineage", "structure")
+        entered: dict[str, Any] = {field: getattr(entry, field) for field in fields}
+        task = attrs.evolve(begun.task, index=index, **entered)
+        return begun.replace(task=task, history=(), **entered)
 
     def __repr__(self) -> str:
         return f"Stream({self.name}, {self.start.model!r}, from round {self.start.index + 1})"
