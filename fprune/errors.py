@@ -1,6 +1,6 @@
-"""The errors fprune raises: what was found, where, what was expected, and a hint.
+"""The errors fprune raises, and its warnings: what was found, where, what was expected, and a hint.
 
-Every class has a built-in exception as second base, so code that does not know fprune can still catch the usual kind.
+Every error has a built-in exception as second base, so code that does not know fprune can still catch the usual kind.
 
 Examples:
     >>> raise ConfigError("rule 2: no layer 'layer99'", hint="Did you mean 'layer9'?")
@@ -17,18 +17,8 @@ from typing import Any
 _CUTOFF = 0.6
 
 
-class FpruneError(Exception):
-    """The root of every error that fprune raises on purpose.
-
-    Examples:
-        >>> error = FpruneError("nothing to do", hint="give at least one rule")
-        >>> error.message, error.hint
-        ('nothing to do', 'give at least one rule')
-
-    Args:
-        message: What was found, where, and what was expected.
-        hint: What to do about it; printed on a line of its own.
-    """
+class _Told(Exception):
+    """What errors and warnings share: a message, a hint on a line of its own, and that they pickle."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         self.message = message
@@ -41,8 +31,22 @@ class FpruneError(Exception):
         return _restored, (type(self), self.message, self.hint), self.__dict__
 
 
-def _restored(cls: type[FpruneError], message: str, hint: str) -> FpruneError:
+def _restored(cls: type[_Told], message: str, hint: str) -> _Told:
     return cls(message, hint=hint)
+
+
+class FpruneError(_Told):
+    """The root of every error that fprune raises on purpose.
+
+    Examples:
+        >>> error = FpruneError("nothing to do", hint="give at least one rule")
+        >>> error.message, error.hint
+        ('nothing to do', 'give at least one rule')
+
+    Args:
+        message: What was found, where, and what was expected.
+        hint: What to do about it; printed on a line of its own.
+    """
 
 
 class CompositionError(FpruneError, TypeError):
@@ -79,6 +83,55 @@ class StageError(FpruneError, RuntimeError):
 
 class CheckpointError(FpruneError, OSError):
     """A stored run that is damaged, incomplete, or belongs to something else."""
+
+
+class FpruneWarning(_Told, UserWarning):
+    """The root of every warning: the run goes on, and its result may not be what was meant.
+
+    Each kind is a class, so that one can be silenced or made an error by itself.
+
+    Examples:
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", FpruneWarning)
+        ...     warnings.warn(TiedScores("FP031 'fc.weight': all scores are equal"))
+        Traceback (most recent call last):
+        ...
+        fprune.errors.TiedScores: FP031 'fc.weight': all scores are equal
+
+    Args:
+        message: What was found, and where.
+        hint: What to do about it; printed on a line of its own.
+    """
+
+
+class EnvironmentChanged(FpruneWarning):
+    """A stored run goes on with another torch, device or number of threads, so its last bits may differ.
+
+    Examples:
+        >>> print(EnvironmentChanged("runs/a: threads were 2 and are 1", hint="torch.set_num_threads(2)"))
+        runs/a: threads were 2 and are 1
+        hint: torch.set_num_threads(2)
+    """
+
+
+class RoundDamaged(FpruneWarning):
+    """A stored round cannot be read, and the run goes on from the one before it.
+
+    Examples:
+        >>> print(RoundDamaged("it-000003/state.safetensors: its digest differs; going on from it-000002"))
+        it-000003/state.safetensors: its digest differs; going on from it-000002
+    """
+
+
+class TiedScores(FpruneWarning):
+    """All scores that compete are equal, so which units go is decided by name and index alone.
+
+    Examples:
+        >>> print(TiedScores("FP031 'fc.weight': all 8 scores are 0", hint="train before pruning"))
+        FP031 'fc.weight': all 8 scores are 0
+        hint: train before pruning
+    """
 
 
 def close_matches(name: str, known: Iterable[str]) -> str:

@@ -1,12 +1,15 @@
 import copy
 import pickle
+import warnings
 
 import pytest
 
 from fprune import errors
-from fprune.errors import ConfigTypeError, FpruneError, StageError, close_matches
+from fprune.errors import ConfigTypeError, FpruneError, FpruneWarning, StageError, close_matches
 
-KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FpruneError)]
+KINDS = [
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FpruneError | FpruneWarning)
+]
 
 
 def test_message_and_hint_are_separate_and_printed_together():
@@ -44,6 +47,17 @@ def test_every_class_pickles_and_copies_with_hint_and_notes(kind, again):
 )
 def test_every_class_is_also_the_builtin_kind(kind, builtin):
     assert issubclass(kind, builtin)
+
+
+def test_every_warning_can_be_told_apart_and_is_no_error():
+    kinds = [kind for kind in KINDS if issubclass(kind, Warning)]
+    assert {kind.__name__ for kind in kinds} == {"FpruneWarning", "EnvironmentChanged", "RoundDamaged", "TiedScores"}
+    for kind in kinds:
+        assert issubclass(kind, UserWarning)
+        assert not issubclass(kind, FpruneError)
+        with pytest.warns(FpruneWarning, match="found this\nhint: do that") as caught:
+            warnings.warn(kind("found this", hint="do that"), stacklevel=1)
+        assert [type(one.message) for one in caught] == [kind]
 
 
 def test_an_os_error_keeps_its_message():
