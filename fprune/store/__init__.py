@@ -1,0 +1,1 @@
+"""Runs on disk: folders that a run is resumed from, and what it was computed with."""
