@@ -18,8 +18,8 @@ LIMIT = 16 * 2**20
 DEPTH = 64
 """How deep lists and objects may stand in each other."""
 
-VALUES = 2**20
-"""How many values a text may hold; each of them costs many times its own bytes once it is read."""
+SPARSE = 16
+"""How many bytes a text has for each of its values, at least; one costs many times that once it is read."""
 
 DIGITS = 4300
 """How many characters a number may have; Python refuses to convert longer ints, and would take very long."""
@@ -31,7 +31,7 @@ _EVERY_OTHER_BYTE = bytes(set(range(256)) - set(b"[]{},"))
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1, ord(","): 0}
 
 
-def dumps(value: object, where: str, *, indent: int | None = None, limit: int = LIMIT) -> bytes:
+def dumps(value: object, where: str, *, indent: int | None = None, limit: int = LIMIT, sort_keys: bool = True) -> bytes:
     """Write a value as JSON: keys sorted, so that equal values have equal bytes.
 
     Examples:
@@ -43,6 +43,7 @@ def dumps(value: object, where: str, *, indent: int | None = None, limit: int = 
         where: The file it is for.
         indent: Break lines, with so many spaces for each level.
         limit: The most bytes that will be read back.
+        sort_keys: False for a format whose keys have an order of their own.
 
     Returns:
         The text in UTF-8.
@@ -54,7 +55,7 @@ def dumps(value: object, where: str, *, indent: int | None = None, limit: int = 
     try:
         _check(value, where, "", 0)
         text = json.dumps(
-            value, allow_nan=False, sort_keys=True, ensure_ascii=False, indent=indent, separators=separators
+            value, allow_nan=False, sort_keys=sort_keys, ensure_ascii=False, indent=indent, separators=separators
         )
         data = text.encode()
     except (ValueError, TypeError) as error:  # a lone surrogate, or an int with more digits than Python will write
@@ -122,8 +123,8 @@ def _bounded(data: bytes, where: str, limit: int, hint: str = "") -> None:
     if len(data) > limit:
         raise damaged(where, f"{len(data)} bytes of JSON, expected at most {limit}", hint=hint)
     marks = _STRING.sub(b"", data).translate(None, _EVERY_OTHER_BYTE)
-    if len(marks) > VALUES:
-        raise damaged(where, f"more than {VALUES} values", hint=hint)
+    if len(marks) > limit // SPARSE:
+        raise damaged(where, f"more than {limit // SPARSE} values", hint=hint)
     if max(accumulate(map(_STEP.__getitem__, marks)), default=0) > DEPTH:
         raise damaged(where, f"nested deeper than {DEPTH}", hint=hint)
 

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fprune.checkpoint.entry import Entry, number
-from fprune.checkpoint.text import DEPTH, DIGITS, LIMIT, VALUES, dumps, loads
+from fprune.checkpoint.text import DEPTH, DIGITS, LIMIT, SPARSE, dumps, loads
 from fprune.errors import CheckpointError
+
+VALUES = LIMIT // SPARSE
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 plain = st.recursive(
