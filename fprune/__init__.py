@@ -89,6 +89,9 @@ from fprune.count import count as count
 from fprune.sensitivity import sensitivity as sensitivity
 from fprune.sensitivity import Sensitivity as Sensitivity
 
+# Stores: what is kept between processes.
+from fprune.store import keyed as keyed
+
 # Whole algorithms, made of the above.
 from fprune.recipes import auto_compress as auto_compress
 

@@ -107,11 +107,11 @@ def _same_module(a: nn.Module, b: nn.Module) -> bool:
 
 
 def _same_settings(a: nn.Module, b: nn.Module) -> bool:
-    ours, theirs = _settings(a), _settings(b)
+    ours, theirs = settings(a), settings(b)
     return type(a) is type(b) and _same(ours, theirs, loose=True)
 
 
-def _settings(module: nn.Module) -> dict[str, Any]:
+def settings(module: nn.Module) -> dict[str, Any]:
     """A module's own attributes; of its hooks, whose ids count up over the process, only the order."""
     return {key: _hooks(value) if _is_hooks(key) else value for key, value in vars(module).items() if key not in _APART}
 

@@ -1,1 +1,3 @@
-"""Runs on disk: folders that a run is resumed from, and what it was computed with."""
+"""Runs on disk: folders that a run is resumed from, what it was computed with, and stages that need not run again."""
+
+from fprune.store.keyed import keyed as keyed
