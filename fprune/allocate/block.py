@@ -11,11 +11,11 @@ from torch import Tensor
 from fprune.allocate.blocks import Blocks, kernels
 from fprune.allocate.budget import Share, layer_rows, local_rows, masks_of, removals, shares
 from fprune.allocate.selection import lowest
+from fprune.allocate.ties import told
 from fprune.config import Config
 from fprune.criteria import Criterion
 from fprune.criteria.original import original_layer, placed, taken
 from fprune.errors import ConfigError, ConfigTypeError
-from fprune.layers import Layer
 from fprune.masks import Masks
 from fprune.scope import Scope
 
@@ -87,12 +87,12 @@ class Block:
         scope = Scope.of(params)
         rows = local_rows(scope, config, repr(self))
 
-        def removed() -> Iterator[tuple[Layer, Tensor]]:
+        def removed() -> Iterator[tuple[Share, Tensor]]:
             for share in shares(criterion, scope, rows, "element"):
                 blocks = kernels(original_layer(scope, share.row.layer), self.a, self.b)
-                yield share.row.layer, self._marked(scope, share, blocks)
+                yield share, self._marked(scope, share, blocks)
 
-        return masks_of(removed(), "element")
+        return masks_of(told(removed()), "element")
 
     def refuses(self, scope: Scope, config: Config) -> None:
         """Refuse a budget, which is of the whole model."""

@@ -30,7 +30,7 @@ def erk(criterion: Criterion, params: Mapping[str, Tensor], config: Config) -> M
     Examples:
         >>> import torch
         >>> from fprune import level
-        >>> params = {"small": torch.ones(10, 10), "large": torch.ones(40, 40)}
+        >>> params = {"small": torch.arange(100.0).view(10, 10), "large": torch.arange(1600.0).view(40, 40)}
         >>> masks = level(erk).masks(params, Config(0.8))
         >>> [int(masks[name].sum()) for name in ("small", "large")]
         [68, 272]

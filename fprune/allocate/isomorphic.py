@@ -29,7 +29,7 @@ def isomorphic(units: Units, scores: Floats) -> None:
         >>> from fprune import Model, l1
         >>> net = torch.nn.Sequential(*[torch.nn.Linear(4, 4) for _ in range(3)])
         >>> for layer, scale in zip(net, (1.0, 9.0, 1.0)):
-        ...     layer.weight = torch.nn.Parameter(scale * torch.eye(4))
+        ...     layer.weight = torch.nn.Parameter(scale * torch.diag(torch.arange(1.0, 5.0)))
         >>> plain = {"reduction": "mean", "normalisation": "none"}
         >>> masks = l1(isomorphic(**plain)).masks(Model.from_module(net), 0.5, example_inputs=torch.ones(1, 4))
         >>> masks["0.bias"].tolist(), masks["1.bias"].tolist()

@@ -11,6 +11,7 @@ from torch import Tensor
 from fprune.allocate.blocks import Blocks, cells, input_runs, row_runs, unit_runs
 from fprune.allocate.budget import Share, layer_rows, local_rows, masks_of, natural, removals, shares
 from fprune.allocate.selection import lowest_in_rows
+from fprune.allocate.ties import told
 from fprune.config import Config
 from fprune.criteria import Criterion, Grain
 from fprune.criteria.original import original_layer, placed, taken
@@ -182,13 +183,13 @@ def _masks(
     scope, grain = Scope.of(params), natural(criterion)
     rows = local_rows(scope, config, name)
 
-    def removed() -> Iterator[tuple[Layer, Tensor]]:
+    def removed() -> Iterator[tuple[Share, Tensor]]:
         for share in shares(criterion, scope, rows, grain):
             original = original_layer(scope, share.row.layer)
             found = blocks(original, grain)
-            yield share.row.layer, _marked(scope, share, grain, found, count(share.row.sparsity or 0.0, found.size))
+            yield share, _marked(scope, share, grain, found, count(share.row.sparsity or 0.0, found.size))
 
-    return masks_of(removed(), grain)
+    return masks_of(told(removed()), grain)
 
 
 def _marked(scope: Scope, share: Share, grain: Grain, blocks: Blocks, k: int) -> Tensor:

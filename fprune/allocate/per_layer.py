@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from fprune.allocate.budget import local_rows, masks_of, natural, refuses_budgets, removals, shares
+from fprune.allocate.budget import Share, local_rows, masks_of, natural, refuses_budgets, removals, shares
 from fprune.allocate.needing import needing
 from fprune.allocate.selection import lowest
+from fprune.allocate.ties import told
 from fprune.config import Config
 from fprune.criteria import Criterion
-from fprune.layers import Layer
 from fprune.masks import Masks
 from fprune.scope import Scope
 
@@ -49,9 +49,9 @@ def per_layer(criterion: Criterion, params: Mapping[str, Tensor], config: Config
     scope, grain = Scope.of(params), natural(criterion)
     rows = local_rows(scope, config, "per_layer")
 
-    def removed() -> Iterator[tuple[Layer, Tensor]]:
+    def removed() -> Iterator[tuple[Share, Tensor]]:
         for share in shares(criterion, scope, rows, grain):
             k = share.present(removals(share.row.sparsity or 0.0, share.total))
-            yield share.row.layer, lowest({share.name: share.scores}, k)[share.name]
+            yield share, lowest({share.name: share.scores}, k)[share.name]
 
-    return masks_of(removed(), grain)
+    return masks_of(told(removed()), grain)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fprune.allocate.budget import Share, layer_rows, masks_of, natural, removals, shares
 from fprune.allocate.parameters import Parameters
+from fprune.allocate.ties import told
 from fprune.config import Config
 from fprune.criteria import Criterion, Grain
 from fprune.errors import ConfigError
@@ -128,7 +129,8 @@ def pooled(
     # what the other rules remove counts towards a budget, so its rule comes last
     for pool in sorted(_pools(name, found, bound), key=lambda pool: (pool.budget is not None, pool.rule)):
         count = _for_budget(pool, mark, scope, grain, removed) if pool.budget is not None else pool.wanted()
-        removed &= _masked(pool, mark(pool, count), grain)
+        marked = mark(pool, count)
+        removed &= masks_of(told((share, marked[share.name]) for share in pool.shares), grain)
     return removed
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, final, overload
 
 import attrs
 import numpy as np
+import torch
 from torch import Tensor
 
 from fprune.allocate.axes import Axis, axes, staying
@@ -14,6 +15,7 @@ from fprune.allocate.budget import refuse_over_bound
 from fprune.allocate.keeping import keep_class
 from fprune.allocate.meeting import Meter, Portion, admissible
 from fprune.allocate.taking import Bools, Floats
+from fprune.allocate.ties import arbitrary, warn
 from fprune.allocate.units import Normalisation, Reduction, Scoring, structure_of, unit_masks
 from fprune.config import Config
 from fprune.criteria import Criterion
@@ -123,6 +125,7 @@ class Structural:
         scores[units.removed] = -np.inf
         before = units.removed.copy()
         self.take(units, scores)
+        warn([axis.family.name for axis in units.found if _arbitrary(axis, scores, units.removed)])
         if any(axis.keep_class for axis in units.found):
             keep_class(units.structure, units.found, before, units.removed, scores)
         return unit_masks(units.structure, units.removed, scope)
@@ -159,6 +162,11 @@ class Structural:
     def __reduce__(self) -> str | tuple[Any, ...]:
         # The name of the function leads to the plain allocation, so options are given to that anew.
         return self.take.__qualname__ if self.plain is None else (Structural.scored, (self.plain, self.scoring))
+
+
+def _arbitrary(axis: Axis, scores: Floats, removed: Bools) -> bool:
+    labels = axis.family.labels
+    return arbitrary(torch.from_numpy(scores[labels]), torch.from_numpy(removed[labels]))
 
 
 def structural(take: Take) -> Structural:

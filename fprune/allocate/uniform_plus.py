@@ -35,7 +35,7 @@ def uniform_plus(criterion: Criterion, params: Mapping[str, Tensor], config: Con
     Examples:
         >>> import torch
         >>> from fprune import level
-        >>> params = {name: torch.ones(10, 10) for name in ("first", "second", "third", "last")}
+        >>> params = {name: torch.arange(100.0).view(10, 10) for name in ("first", "second", "third", "last")}
         >>> masks = level(uniform_plus).masks(params, Config(0.69))
         >>> {name: 100 - int(masks[name].sum()) for name in params}
         {'first': 0, 'second': 98, 'third': 98, 'last': 80}

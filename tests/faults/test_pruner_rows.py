@@ -11,7 +11,7 @@ from fprune.allocate import Allocation, balanced, globally, n_m, per_layer
 from fprune.compose import pruner
 from fprune.config import Config
 from fprune.criteria import criterion
-from fprune.errors import ConfigError, ModelError, ScoreError, StageError
+from fprune.errors import ConfigError, ModelError, ScoreError, StageError, TiedScores
 from fprune.masks import Masks
 from fprune.pruners import fpgm, l1, l2, level, random
 from fprune.records import Goal, TaskResult
@@ -32,7 +32,7 @@ def started(net: nn.Module, sparsity: float, masks: Masks | None = None) -> Task
 def test_row_16_non_finite_weight(make, allocation: Allocation, bad: float) -> None:
     weight = torch.ones(4, 2, 2)
     weight[2, 0, 1] = weight[3, 1, 0] = weight[3, 1, 1] = bad
-    params = {"bn1.weight": torch.ones(4, 2), "conv1.weight": weight}
+    params = {"bn1.weight": torch.arange(8.0).reshape(4, 2), "conv1.weight": weight}
     message = r"'conv1\.weight' has 3 non-finite values \(first at \[2,0,1\]\)\nhint: fix .* or exclude"
     with pytest.raises(ModelError, match=message):
         make(allocation).masks(params, 0.5)
@@ -78,7 +78,10 @@ def test_row_18_non_finite_score(allocation: Allocation) -> None:
 @pytest.mark.parametrize("allocation", [per_layer, globally])
 def test_row_19_all_scores_equal(make, allocation: Allocation) -> None:
     params = {"w": torch.full((4096, 4), 0.1)}
-    mask = make(allocation).masks(params, 0.3)["w"].flatten()
+    with pytest.warns(TiedScores, match="FP031 all scores of 'w' are equal") as caught:
+        mask = make(allocation).masks(params, 0.3)["w"].flatten()
+    assert len(caught) == 1
+    assert "TiedScores" in caught[0].message.hint
     k = math.floor(0.3 * mask.numel() + 1e-9)
     assert mask.tolist() == [False] * k + [True] * (mask.numel() - k)
 
@@ -92,6 +95,7 @@ def test_row_20_empty_layer(make, allocation: Allocation) -> None:
     assert [plan[name].note for name in ("empty", "narrow", "w")] == ["empty", "empty", ""]
 
 
+@pytest.mark.filterwarnings("ignore::fprune.errors.TiedScores")
 @pytest.mark.parametrize("make", PRUNERS)
 @pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.9, 0.999999999999])
 def test_row_21_tiny_layers_keep_one(make, sparsity: float) -> None:

@@ -77,6 +77,7 @@ def test_scaling_one_layer_changes_nothing(seed: int, power: int, name: str) -> 
     assert masks_of(net, config) == before
 
 
+@pytest.mark.filterwarnings("ignore::fprune.errors.TiedScores")
 def test_ties_go_by_position() -> None:
     net = residual()
     with torch.no_grad():

@@ -80,6 +80,7 @@ def test_what_compactions_removed_counts_in_the_budget_and_in_the_bound() -> Non
     assert [int((~bounded[name]).sum()) for name in "ab"] == [1, 3]
 
 
+@pytest.mark.filterwarnings("ignore::fprune.errors.TiedScores")
 def test_infeasible_budgets_say_what_is_reachable() -> None:
     params = {"a": torch.ones(4, 1), "b": torch.ones(4, 1)}
     rule = {"total_sparsity": 0.6, "max_sparsity_per_layer": {"a": 0.25, "b": 0.5}}
@@ -100,6 +101,7 @@ def test_a_bound_by_name_binds_that_layer() -> None:
     assert removed == {"a": 4, "b": 4}
 
 
+@pytest.mark.filterwarnings("ignore::fprune.errors.TiedScores")
 def test_biases_follow_their_channels() -> None:
     params = {"a.weight": torch.eye(4), "a.bias": torch.ones(4), "b.weight": 2 * torch.eye(4)}
     masks = globally(channel_norm(), params, Config(0.25))

@@ -62,6 +62,7 @@ def test_channels_fall_into_runs_of_units() -> None:
     assert balanced((2,))(channel_norm(), params, Config(0.5)) == balanced(2)(channel_norm(), params, Config(0.5))
 
 
+@pytest.mark.filterwarnings("ignore::fprune.errors.TiedScores")
 def test_ties_in_a_block_go_by_index() -> None:
     masks = balanced(4)(magnitude(), {"w": torch.ones(2, 8)}, Config(0.5))
     assert masks["w"].tolist() == [[False, False, True, True] * 2] * 2

@@ -47,7 +47,7 @@ def test_what_a_compaction_removed_counts() -> None:
 
 
 def test_a_layer_of_one_unit_keeps_it() -> None:
-    params = {"w": torch.ones(1, 3), "v": torch.ones(3, 1)}
+    params = {"w": torch.ones(1, 3), "v": torch.arange(3.0).reshape(3, 1)}
     masks = per_layer(channel_norm(), params, Config(0.9))
     assert kept(masks["w"]) == [0]
     assert kept(masks["v"]) == [2]
