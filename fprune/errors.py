@@ -81,6 +81,10 @@ class StageError(FpruneError, RuntimeError):
     """A stage, or the user's function inside it, that failed or returned the wrong thing."""
 
 
+class DivergenceError(StageError):
+    """A stage that left NaN or infinity in a tensor that was finite; nothing of it is kept."""
+
+
 class CheckpointError(FpruneError, OSError):
     """A stored run that is damaged, incomplete, or belongs to something else."""
 

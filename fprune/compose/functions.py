@@ -1,14 +1,14 @@
 """Checks of what users pass to stages and of what their functions return."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, cast
 
 from torch import Tensor
 
 from fprune.compose.call import expression
-from fprune.errors import CompositionError, StageError
+from fprune.errors import CompositionError, ConfigError, StageError, close_matches
 
 
 def callable_fn(fn: object) -> None:
@@ -25,8 +25,27 @@ def callable_fn(fn: object) -> None:
         raise CompositionError(f"expected a function, got {fn!r} ({type(fn).__name__})")
 
 
-def finite(value: object, what: str) -> float:
-    """A finite real number as a float.
+def choice(value: object, what: str, known: Sequence[str]) -> None:
+    """Refuse a word that is not among the known ones.
+
+    Examples:
+        >>> choice("recrod", "evaluate: nan", ["refuse", "record"])
+        Traceback (most recent call last):
+        ...
+        fprune.errors.ConfigError: evaluate: nan: expected 'refuse' or 'record', got 'recrod'
+        hint: Did you mean 'record'?
+    """
+    if value not in known:
+        hint = close_matches(value, known) if isinstance(value, str) else ""
+        expected = " or ".join(map(repr, known))
+        raise ConfigError(f"{what}: expected {expected}, got {value!r}", hint=hint or f"{known[0]!r} is the usual")
+
+
+_BAD_OR_NONE = "0.0 counts as a bad score, NaN as none"
+
+
+def finite(value: object, what: str, hint: str = _BAD_OR_NONE) -> float:
+    """A finite real number as a float; `hint` is for one that is not finite.
 
     Examples:
         >>> finite(1, "loss")
@@ -46,7 +65,7 @@ def finite(value: object, what: str) -> float:
         )
     number = float(value)
     if not math.isfinite(number):
-        raise StageError(f"{what} is {number}, expected a finite number", hint="0.0 counts as a bad score, NaN as none")
+        raise StageError(f"{what} is {number}, expected a finite number", hint=hint)
     return number
 
 

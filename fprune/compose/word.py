@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fprune.compose.call import Call
+from fprune.compose.outcome import checked
 from fprune.compose.prune import ensure_structure, pruned, pure_masks
 from fprune.compose.refuse import refusal
 from fprune.config import Config
@@ -61,6 +62,7 @@ class Stage:
 
         Raises:
             StageError: a function failed, or returned something else than a `TaskResult`.
+            DivergenceError: a tensor that was finite is not any more.
         """
         if not isinstance(result, TaskResult):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise CompositionError(
@@ -175,11 +177,5 @@ def _isolated(what: str, state: TaskResult, seed: int, make: Callable[[TaskResul
 
 def _outcome(call: Call, seed: int, state: TaskResult) -> TaskResult:
     if call.factory.lifts == "pruner":
-        return pruned(call, state, seed)
-    out: Any = call(state, seed) if call.factory.leading == 2 else call(state)
-    if not isinstance(out, TaskResult):
-        raise StageError(
-            f"{call!r} returned {type(out).__name__}, expected a TaskResult",
-            hint="a stage ends with `return result.replace(...)`; to only look at a result use tap(fn)",
-        )
-    return out
+        return checked(call, state, pruned(call, state, seed))
+    return checked(call, state, call(state, seed) if call.factory.leading == 2 else call(state))

@@ -13,6 +13,7 @@ from torch import Tensor
 from fprune.compose.call import call_text
 from fprune.criteria.precision import wide_dtype
 from fprune.errors import ConfigTypeError, ModelError, ScoreError
+from fprune.finite import all_finite, non_finite
 from fprune.layers import Layer, unit_values, unit_view
 from fprune.masks import zeroed
 from fprune.scope import Scope
@@ -164,8 +165,8 @@ class Criterion:
         scores = scores.detach()
         if scores.dtype not in (torch.float32, torch.float64):
             scores = scores.to(torch.float32 if scores.is_floating_point() else torch.float64)
-        if not _all_finite(scores):
-            found = f"{self!r} gave {_non_finite(scores)} for {name!r}, expected finite scores"
+        if not all_finite(scores):
+            found = f"{self!r} gave {non_finite(scores)} for {name!r}, expected finite scores"
             raise ScoreError(found, hint="look for overflow, 0 / 0 and infinite gradients, or exclude the layer")
         return scores
 
@@ -248,20 +249,9 @@ def _readable(scope: Scope, layer: Layer) -> Tensor:
     if layer.weight in scope.masks:
         weight = zeroed(weight, scope.alive(layer))
     weight = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
-    if not _all_finite(weight):
-        raise ModelError(f"{layer.weight!r} has {_non_finite(weight)}", hint="fix the values or exclude the layer")
+    if not all_finite(weight):
+        raise ModelError(f"{layer.weight!r} has {non_finite(weight)}", hint="fix the values or exclude the layer")
     return weight
-
-
-def _all_finite(values: Tensor) -> bool:
-    # A sum is finite only if every term is, and it is far cheaper than looking at each; it may overflow, though.
-    return math.isfinite(values.sum().item()) or bool(values.isfinite().all())
-
-
-def _non_finite(values: Tensor) -> str:
-    where = (~values.isfinite()).nonzero()
-    first = ",".join(str(int(index)) for index in where[0])
-    return f"{len(where)} non-finite value{'s' if len(where) > 1 else ''} (first at [{first}])"
 
 
 def _version(tensor: Tensor) -> int:

@@ -143,7 +143,7 @@ def admm(
         ConfigError: the allocation cannot spread what is asked; both or neither of train and loss are given.
         CompositionError: only tensors are given.
         ScoreError: the loss is not one finite number; names epoch and batch.
-        StageError: training made a value non-finite.
+        DivergenceError: training made a value non-finite.
 
     References:
         Zhang et al, `A Systematic DNN Weight Pruning Framework using Alternating Direction Method of Multipliers

@@ -123,7 +123,7 @@ def movement(
         ConfigError: the allocation cannot spread what is asked.
         CompositionError: only tensors are given.
         ScoreError: the loss is not one finite number; names epoch and batch.
-        StageError: training made a value non-finite.
+        DivergenceError: training made a value non-finite.
 
     References:
         Sanh et al, `Movement Pruning: Adaptive Sparsity by Fine-Tuning <https://arxiv.org/abs/2005.07683>`_, 2020;

@@ -108,7 +108,7 @@ def slim(
         ConfigError: a selected layer has no factors, or they are frozen; both or neither of train and loss are given.
         CompositionError: only tensors are given; or the structure is needed, and there are no example inputs.
         ScoreError: the loss is not one finite number; names epoch and batch.
-        StageError: training made a value non-finite.
+        DivergenceError: training made a value non-finite.
 
     References:
         Liu et al, `Learning Efficient Convolutional Networks through Network Slimming

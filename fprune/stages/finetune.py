@@ -1,18 +1,27 @@
 """Train what is left."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import nn
 
 from fprune.compose import stage
-from fprune.compose.functions import callable_fn
+from fprune.compose.call import expression
+from fprune.compose.functions import callable_fn, choice
+from fprune.errors import DivergenceError
 from fprune.records import TaskResult
 from fprune.training import trained
 
+OnDiverge: TypeAlias = Literal["refuse", "rollback"]
 
-@stage(check=callable_fn)
-def finetune(result: TaskResult, fn: Callable[[nn.Module], Any]) -> TaskResult:
+
+def _check(fn: object, on_diverge: object = "refuse") -> None:
+    callable_fn(fn)
+    choice(on_diverge, "finetune: on_diverge", get_args(OnDiverge))
+
+
+@stage(check=_check)
+def finetune(result: TaskResult, fn: Callable[[nn.Module], Any], *, on_diverge: OnDiverge = "refuse") -> TaskResult:
     """Train a private copy of the model with the user's own loop, pruned weights held at zero.
 
     The copy is a plain module with the original's train and eval flags. The loop makes its own optimizer and may move
@@ -35,13 +44,24 @@ def finetune(result: TaskResult, fn: Callable[[nn.Module], Any]) -> TaskResult:
     Args:
         result: the record so far; filled in by the run.
         fn: trains the module in place; returns None, the module, or numbers by name, which become metrics.
+        on_diverge: what to do when training leaves NaN or infinity in a tensor that was finite: `"refuse"` ends the
+            run before this round is kept; `"rollback"` goes on with the model from before the training, and says so in
+            the notes.
 
     Returns:
         The record with the trained model.
 
     Raises:
-        StageError: the function failed, changed names or shapes, made a value non-finite, un-zeroed pruned weights
-            other than by an optimizer step, or returned something else.
+        StageError: the function failed, changed names or shapes, un-zeroed pruned weights other than by an optimizer
+            step, or returned something else.
+        DivergenceError: training made a value non-finite.
+        ConfigError: `on_diverge` is another word.
     """
-    model, metrics = trained(result.model, result.masks, fn)
+    try:
+        model, metrics = trained(result.model, result.masks, fn)
+    except DivergenceError as error:
+        if on_diverge == "refuse":
+            raise
+        note = f"{expression(fn)} diverged and was rolled back: {error.message}"
+        return result.replace(notes=(*result.notes, note))
     return result.replace(model=model, metrics=result.metrics.merged(metrics))

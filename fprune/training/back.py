@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fprune.errors import StageError, close_matches
+from fprune.errors import DivergenceError, StageError, close_matches
+from fprune.finite import all_finite, non_finite
 from fprune.masks import Masks, bits_of
 from fprune.model import Model
 from fprune.training.hold import zero_
@@ -32,8 +33,8 @@ def taken_back(before: Model, module: nn.Module, masks: Masks) -> Model:
         The model, its values on the devices they were on; those that did not change are the same tensors.
 
     Raises:
-        StageError: a tensor is gone, new, untied, of another shape or dtype, not finite any more, or not 0 under its
-            mask.
+        StageError: a tensor is gone, new, untied, of another shape or dtype, or not 0 under its mask.
+        DivergenceError: a tensor is not finite any more.
     """
     params = dict(module.named_parameters(remove_duplicate=False))
     buffers = dict(module.named_buffers(remove_duplicate=False))
@@ -67,11 +68,11 @@ def _value(name: str, old: Tensor, after: Mapping[str, Tensor], mask: Tensor | N
         return old
     # The function may have kept the module, so its memory is not ours to hold on to.
     new = new.to(old.device, copy=True)
-    if not _all_finite(new) and _all_finite(old):
-        bad = (~torch.isfinite(new)).nonzero()
-        raise StageError(
-            f"'{name}' has {len(bad)} non-finite values after training (first at {bad[0].tolist()})",
-            hint="training diverged: lower the learning rate, or clip the gradients",
+    if not all_finite(new) and all_finite(old):
+        raise DivergenceError(
+            f"'{name}' has {non_finite(new)} after training, and had none before",
+            hint="training diverged: lower the learning rate, or clip the gradients; finetune(fn, "
+            "on_diverge='rollback') goes on without the training",
         )
     if mask is not None:
         set_bits = _set_bits(new)
@@ -100,10 +101,3 @@ def _refuse_regrown(name: str, trained: Tensor, zeroed: Tensor) -> None:
 
 def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-
-
-def _all_finite(tensor: Tensor) -> bool:
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return True
-    # A finite sum has finite terms. It is several times cheaper than looking at each of them, and may overflow.
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())

@@ -50,8 +50,9 @@ def trained(
         The trained model, and the numbers the function returned.
 
     Raises:
-        StageError: the function changed names or shapes, made a value non-finite, un-zeroed pruned weights other than
-            by an optimizer step, or returned something else.
+        StageError: the function changed names or shapes, un-zeroed pruned weights other than by an optimizer step, or
+            returned something else.
+        DivergenceError: training made a value non-finite.
     """
     module = model.to_module()
     zero_pruned(module, masks)

@@ -10,7 +10,7 @@ from torch import nn
 
 from fprune.compose import schedule
 from fprune.config import Config
-from fprune.errors import ConfigError, FpruneError, ScheduleError, StageError
+from fprune.errors import ConfigError, DivergenceError, FpruneError, ScheduleError, StageError
 from fprune.masks import Masks
 from fprune.records import Goal, TaskResult
 from fprune.schedules import agp, linear, lottery, one_shot
@@ -135,13 +135,51 @@ def test_40_an_evaluation_that_is_no_number(value: Any) -> None:
     assert e.value.hint
 
 
+def test_40_nan_is_a_round_without_a_score_where_the_user_says_so() -> None:
+    given = iter([0.5, float("nan"), float("nan")])
+    pipeline = agp(2) | smallest() | evaluate(lambda module: next(given), nan="record")
+    results = list(pipeline.stream(toys.net(), 0.5))
+    assert [result.score for result in results] == [0.5, None, None]
+    assert results[1].report.notes[0] == "<lambda> returned nan: no score"
+    assert "score" not in results[1].metrics
+
+
+def test_40_nan_recorded_is_never_the_best() -> None:
+    @schedule
+    def twice_final(target: Config) -> Iterator[Goal]:
+        yield Goal(target, start="origin", final=True)
+        yield Goal(target, start="origin", final=True)
+
+    for scores in ([0.25, float("nan")], [float("nan"), 0.25]):
+        given = iter(scores)
+        found = (twice_final() | smallest() | evaluate(lambda module, of=given: next(of), nan="record")).run(
+            toys.net(), 0.5
+        )
+        assert found.score == 0.25
+
+
+@pytest.mark.parametrize("value", [None, torch.tensor(float("nan")), "nan", float("inf")])
+def test_40_recording_nan_accepts_nothing_else(value: Any) -> None:
+    with pytest.raises(StageError, match=r"expected a (finite )?number"):
+        evaluate(lambda module: value, nan="record")(start())
+
+
+def test_40_and_41_options_that_do_not_exist() -> None:
+    with pytest.raises(ConfigError, match=r"evaluate: nan: expected 'refuse' or 'record', got 'recrod'") as e:
+        evaluate(toys.score, nan="recrod")  # type: ignore[arg-type]
+    assert e.value.hint == "Did you mean 'record'?"
+    with pytest.raises(ConfigError, match=r"finetune: on_diverge: expected 'refuse' or 'rollback', got None") as e:
+        finetune(train, on_diverge=None)  # type: ignore[arg-type]
+    assert e.value.hint
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_41_training_that_diverges(bad: float) -> None:
     def diverge(module: Any) -> None:
         with torch.no_grad():
             module[0].weight[1, 2:5] = bad
 
-    with pytest.raises(StageError, match=r"'0\.weight' has 3 non-finite values after training \(first at \[1, 2\]\)"):
+    with pytest.raises(StageError, match=r"'0\.weight' has 3 non-finite values \(first at \[1,2\]\) after training"):
         finetune(diverge)(start())
 
 
@@ -151,6 +189,52 @@ def test_41_statistics_that_diverge() -> None:
 
     with pytest.raises(StageError, match=r"'1\.running_mean' has 8 non-finite values"):
         finetune(diverge)(start())
+
+
+def test_41_a_diverged_round_is_not_committed_and_the_run_goes_on_from_the_one_before() -> None:
+    store, diverging = Memory(), [False, True]
+
+    def unsteady(module: Any) -> None:
+        train(module)
+        if diverging and diverging.pop(0):
+            with torch.no_grad():
+                module[3].bias[0] = float("nan")
+
+    pipeline = agp(2) | smallest() | finetune(unsteady)
+    with pytest.raises(
+        DivergenceError, match=r"'3\.bias' has 1 non-finite value \(first at \[0\]\) after training"
+    ) as e:
+        pipeline.run(toys.net(), 0.5, store=store)
+    assert e.value.__notes__ == ["in round 1, finetune(unsteady)"]
+    assert [r.index for r in store.kept] == [0]
+    pipeline.run(toys.net(), 0.5, store=store)
+    assert store.kept == list(pipeline.stream(toys.net(), 0.5))
+
+
+def test_41_a_rollback_goes_on_without_the_training() -> None:
+    def diverge(module: Any) -> dict[str, float]:
+        with torch.no_grad():
+            module[0].weight[1, 2:5] = float("nan")
+        return {"loss": float("nan")}
+
+    before = start()
+    after = finetune(diverge, on_diverge="rollback")(before)
+    assert after.model == before.model
+    assert after.metrics == before.metrics
+    assert after.notes == (
+        "diverge diverged and was rolled back: '0.weight' has 3 non-finite values (first at [1,2]) after training, "
+        "and had none before",
+    )
+    pipeline = agp(2) | smallest() | finetune(diverge, on_diverge="rollback") | finetune(train)
+    reference = agp(2) | smallest() | finetune(lambda module: None) | finetune(train)
+    for found, expected in zip(pipeline.stream(toys.net(), 0.5), reference.stream(toys.net(), 0.5), strict=True):
+        assert (found.model, found.masks) == (expected.model, expected.masks)
+        assert "was rolled back" in found.notes[0]
+
+
+def test_41_only_divergence_is_rolled_back() -> None:
+    with pytest.raises(StageError, match=r"'3\.weight' is float32\[4, 7\]"):
+        finetune(resize, on_diverge="rollback")(start())
 
 
 def resize(module: Any) -> None:

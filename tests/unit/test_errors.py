@@ -42,6 +42,7 @@ def test_every_class_pickles_and_copies_with_hint_and_notes(kind, again):
         (errors.StructureError, RuntimeError),
         (errors.ScheduleError, RuntimeError),
         (errors.StageError, RuntimeError),
+        (errors.DivergenceError, errors.StageError),
         (errors.CheckpointError, OSError),
     ],
 )

@@ -392,7 +392,10 @@ def test_training_that_diverges_or_changes_shapes_is_refused_as_in_finetune() ->
     def widen(module: nn.Module) -> None:
         module[0] = nn.Linear(6, 9)
 
-    for fn, message in ((diverge, "non-finite values after training"), (widen, r"'0\.(weight|bias)' is")):
+    for fn, message in (
+        (diverge, "non-finite values .* after training"),
+        (widen, r"'0\.(weight|bias)' is"),
+    ):
         for stage in (admm(train=fn), slim(train=fn)):
             with pytest.raises(StageError, match=message):
                 stage.masks(Model.from_module(toys.net()), NORMS)
