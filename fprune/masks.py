@@ -78,7 +78,7 @@ class Masks(Mapping[str, Tensor]):
         return Masks({**self._data, **other._data, **joined})
 
     def apply(self, params: Mapping[str, Tensor]) -> Flat[Tensor]:
-        """Set what is removed to exactly 0, whatever was there; parameters without a mask are shared, not copied.
+        """Set what is removed to exactly 0, whatever was there; what does not change is shared, not copied.
 
         Examples:
             >>> masks = Masks({"w": torch.tensor([True, False])})
@@ -95,7 +95,7 @@ class Masks(Mapping[str, Tensor]):
             ModelError: A mask's name is unknown, or its shape does not broadcast to the parameter's.
         """
         self.check(params)
-        return Flat({name: zeroed(value, self[name]) if name in self else value for name, value in params.items()})
+        return Flat({name: _applied(value, self[name]) if name in self else value for name, value in params.items()})
 
     def check(self, params: Mapping[str, Tensor]) -> None:
         """Raise a ModelError unless every mask has a parameter it broadcasts to."""
@@ -200,6 +200,13 @@ def zeroed(value: Tensor, mask: Tensor) -> Tensor:
     if bits is None:
         return torch.where(mask, value, torch.zeros((), dtype=value.dtype, device=value.device))
     return (bits * mask).view(value.dtype)
+
+
+def _applied(value: Tensor, mask: Tensor) -> Tensor:
+    """What is removed is 0; the tensor itself if it was, unless a gradient has to stop at the mask."""
+    changed = zeroed(value, mask)
+    before, after = (None, None) if value.requires_grad else (bits_of(value), bits_of(changed))
+    return value if before is not None and after is not None and torch.equal(before, after) else changed
 
 
 def bits_of(tensor: Tensor) -> Tensor | None:

@@ -64,12 +64,7 @@ def pruned(call: Call, state: TaskResult, seed: int) -> TaskResult:
     if "structure" in call.needs:
         state = ensure_structure(state)
     scope = Scope.from_result(state, seed=seed)
-    found = _checked(call, call(scope, state.goal.config), state.model)
-    model, metrics = state.model, state.metrics
-    if isinstance(found, Trained):
-        model = model.replace(found.model.params, found.model.buffers)
-        metrics = metrics.merged(numbers(found.metrics, call))
-    masks = _masks_of(found) if call.factory.regrows else state.masks & _masks_of(found)
+    masks, model, metrics = _joined(call, scope, state)
     _refuse_emptied(call, masks, model)
     changed = masks.apply({name: model[name] for name in masks})
     plan = scope.plan(state.goal.config)
@@ -78,6 +73,16 @@ def pruned(call: Call, state: TaskResult, seed: int) -> TaskResult:
     return state.replace(
         model=model.replace(params=changed), masks=masks, metrics=metrics, notes=(*state.notes, *notes)
     )
+
+
+def _joined(call: Call, scope: Scope, state: TaskResult) -> tuple[Masks, Model, Flat[float]]:
+    """The masks, the model and the metrics a record has with what a pruner found; its own masks end here."""
+    found = _checked(call, call(scope, state.goal.config), state.model)
+    masks = _masks_of(found) if call.factory.regrows else state.masks & _masks_of(found)
+    if not isinstance(found, Trained):
+        return masks, state.model, state.metrics
+    model = state.model.replace(found.model.params, found.model.buffers)
+    return masks, model, state.metrics.merged(numbers(found.metrics, call))
 
 
 def pure_masks(

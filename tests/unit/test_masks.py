@@ -81,15 +81,23 @@ class TestApply:
         assert all(torch.equal(once[name], params()[name] * dense(a)[name]) for name in SHAPES)
 
     @given(masks())
-    def test_leaves_its_arguments_alone_and_shares_what_has_no_mask(self, a):
+    def test_leaves_its_arguments_alone_and_shares_what_does_not_change(self, a):
         given_params, before = params(), params()
         result = a.apply(given_params)
         assert isinstance(result, Flat)
         assert Flat(given_params) == Flat(before)
         for name in SHAPES:
-            assert (result[name] is given_params[name]) == (name not in a)
+            same = torch.equal(result[name], given_params[name])  # no weight here is 0 with a sign
+            assert (result[name] is given_params[name]) == same
+            assert same or name in a
 
-    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), -1.0])
+    def test_a_gradient_stops_at_the_mask_although_the_value_was_0(self):
+        value = torch.tensor([1.0, 0.0], requires_grad=True)
+        Masks({"w": KEEP}).apply({"w": value})["w"].sum().backward()
+        assert value.grad is not None
+        assert value.grad.tolist() == [1.0, 0.0]
+
+    @pytest.mark.parametrize("bad", [-0.0, float("nan"), float("inf"), -float("inf"), -1.0])
     def test_what_is_removed_is_plus_zero_whatever_it_was(self, bad):
         (value,) = Masks({"w": KEEP}).apply({"w": torch.tensor([bad, bad])}).values()
         assert str(value[1].item()) == "0.0"
