@@ -14,6 +14,7 @@ from fprune.structure.flow import rule as rule
 from fprune.structure.ghost import GhostGroupNorm as GhostGroupNorm
 from fprune.structure.ghost import GhostLayerNorm as GhostLayerNorm
 from fprune.structure.ghost import GhostRMSNorm as GhostRMSNorm
+from fprune.structure.repeat import repeated as repeated
 from fprune.structure.trace import Structure as Structure
 from fprune.structure.trace import trace as trace
 from fprune.structure.verify import verify as verify

@@ -1,6 +1,6 @@
 """Make a masked model smaller without changing what it computes."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import attrs
 import torch
@@ -12,13 +12,11 @@ from fprune.lineage import Lineage
 from fprune.masks import Masks
 from fprune.model import Model
 from fprune.structure.bisimulate import CLOSE, divergences, first_difference
-from fprune.structure.compact_graph import as_graph
-from fprune.structure.compact_module import in_class
 from fprune.structure.diagnose import differing
+from fprune.structure.forms import FORMS, Form
 from fprune.structure.hooks import lost_hooks
 from fprune.structure.operation import Operation, planned, rounded, tensors_after
 from fprune.structure.rewrite import Cut
-from fprune.structure.solve import solve
 from fprune.structure.trace import Structure
 from fprune.structure.verify import Reference, Verdict, agree
 from fprune.tables import html_table, text_table
@@ -197,42 +195,17 @@ def _lineage(model: Model, masks: Masks, cut: Cut, folded: frozenset[str]) -> Li
     return attrs.evolve(identity, kept=Flat(kept), masks=masks, folded=folded)
 
 
-@attrs.frozen(eq=False)
-class _Form:
-    """One form of the smaller model, and its program."""
-
-    style: str
-    model: Model
-    structure: Structure
-    replaced: tuple[str, ...] = ()
-
-
-def _module(masked: Model, operation: Operation, tensors: Mapping[str, Tensor], apart: Collection[str]) -> _Form:
-    new = operation.structure
-    done = in_class(masked, operation.cut.structure.graph, new.graph, tensors, {*new.replaced, *apart})
-    graph = attrs.evolve(new.graph, attributes=done.attributes)
-    return _Form("module", done.model, attrs.evolve(new, graph=graph, replaced=done.replaced), done.replaced)
-
-
-def _graph(masked: Model, operation: Operation, tensors: Mapping[str, Tensor], apart: Collection[str]) -> _Form:
-    new = operation.structure
-    solution = solve(operation.cut.structure.graph, new.graph, new.graph.nodes)
-    graph = attrs.evolve(new.graph, attributes=solution.attributes)
-    return _Form("graph", as_graph(masked, graph, tensors), attrs.evolve(new, graph=graph))
-
-
 DECIDED = "call by call, choices by rounding taken from the masked model"
-_FORMS = {"module": _module, "graph": _graph}
 
 
-def _more(form: _Form | None, inputs: Inputs) -> set[str]:
+def _more(form: Form | None, inputs: Inputs) -> set[str]:
     """Further modules to replace: those whose code does something else than the program."""
     if form is None or form.style != "module":
         return set()
     return differing(form.model, form.structure.graph, inputs, form.replaced) - {""}
 
 
-def _exact(masked: Model, operation: Operation, exact: Mapping[str, Tensor], style: str) -> tuple[_Form, Verdict]:
+def _exact(masked: Model, operation: Operation, exact: Mapping[str, Tensor], style: str) -> tuple[Form, Verdict]:
     """The first form of the smaller model that computes what the masked model does."""
     cut, graph = operation.cut, operation.structure.graph
     tensors = rounded(masked, operation, exact)
@@ -245,7 +218,7 @@ def _exact(masked: Model, operation: Operation, exact: Mapping[str, Tensor], sty
     while styles:
         name, form, verdict = styles[0], None, None
         try:
-            form = _FORMS[name](masked, operation, tensors, apart)
+            form = FORMS[name](masked, operation, tensors, apart)
             verdict = agree(form.model, reference, unrounded)
         except FpruneError as error:
             problem = error.message

@@ -58,7 +58,7 @@ def planned(masked: Model, masks: Masks, structure: Structure) -> Operation:
         deltas = folds(structure, decision, values)
         weights = stand_ins(structure, decision.kept, values)
     cut = Cut(structure, decision)
-    biases = {number: _holder(structure, number, tensors) for number in deltas}
+    biases = {number: holder(structure, number, tensors) for number in deltas}
     after = compacted(cut, biases) if decision.removed.any() else structure
     return Operation(cut, deltas, biases, weights, after)
 
@@ -98,17 +98,26 @@ def rounded(masked: Model, operation: Operation, exact: Mapping[str, Tensor]) ->
     return out
 
 
-def _holder(structure: Structure, number: int, names: Iterable[str]) -> tuple[str, int | None]:
-    """Where the constants of a layer go: its own bias if no other call uses it, else a bias made for this call."""
+def holder(structure: Structure, number: int, names: Iterable[str]) -> tuple[str, int | None]:
+    """Where the constants of a layer go: its own bias if no other call uses it, else a bias made for this call.
+
+    Args:
+        structure: the couplings.
+        number: of the sink that makes the layer's call.
+        names: of every parameter and buffer.
+
+    Returns:
+        The name of the bias, and the value that holds the present one, if there is one.
+    """
     graph, sink = structure.graph, structure.sinks[number]
     uses = [index for node in graph.nodes for index in node.inputs]
     bias = sink.node.bound.get(bias_name(sink.node))
     weight = graph.tensors.get(sink.weight or -1, f"{sink.node.module}.weight")
-    holder = None if bias is None else bias.index
-    if holder is not None and uses.count(holder) == 1 and holder in graph.tensors:
-        return graph.tensors[holder], holder
+    held = None if bias is None else bias.index
+    if held is not None and uses.count(held) == 1 and held in graph.tensors:
+        return graph.tensors[held], held
     alone = sink.weight is not None and uses.count(sink.weight) == 1
     name = f"{weight.rpartition('.')[0]}.bias".lstrip(".")
-    if holder is None and alone and name not in names:
+    if held is None and alone and name not in names:
         return name, None
-    return f"{weight.replace('.', '_')}_fold_{number}", holder
+    return f"{weight.replace('.', '_')}_fold_{number}", held
