@@ -4,6 +4,7 @@ import functools
 import types
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from typing import Any, cast
 
 import attrs
@@ -53,6 +54,28 @@ def _same(a: Any, b: Any, *, loose: bool) -> bool:
         return True
     verdict = a == b
     return verdict if isinstance(verdict, bool) else bool(torch.as_tensor(verdict).all())
+
+
+def alike(a: object, b: object) -> bool:
+    """Tell whether two settings of modules are equal: as `same`, and objects that have no equality go by their type.
+
+    Examples:
+        >>> alike(object(), object()), same(object(), object())
+        (True, False)
+    """
+    return _same(a, b, loose=True)
+
+
+def is_record(value: object) -> bool:
+    """Tell whether an attribute is a plain object with fields, such as a configuration.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> is_record(SimpleNamespace(heads=4)), is_record({"heads": 4}), is_record(torch.zeros(2))
+        (True, False, False)
+    """
+    plain = hasattr(value, "__dict__") and not callable(value) and not isinstance(value, nn.Module | Tensor | Enum)
+    return plain and not type(value).__module__.startswith(("torch.", "builtins"))
 
 
 def _has_no_value(value: object) -> bool:
@@ -112,7 +135,12 @@ def _same_settings(a: nn.Module, b: nn.Module) -> bool:
 
 
 def settings(module: nn.Module) -> dict[str, Any]:
-    """A module's own attributes; of its hooks, whose ids count up over the process, only the order."""
+    """A module's own attributes, its tensors and children aside; of its hooks, whose ids count up, only the order.
+
+    Examples:
+        >>> settings(nn.Linear(3, 2))["out_features"]
+        2
+    """
     return {key: _hooks(value) if _is_hooks(key) else value for key, value in vars(module).items() if key not in _APART}
 
 

@@ -74,6 +74,28 @@ def in_mode(skeleton: nn.Module, training: bool) -> nn.Module:
     return copied(skeleton, {id(twin): twin for twin in named_tensors(skeleton).values()}).train(training)
 
 
+def resized(skeleton: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Copy a skeleton with twins of the shapes and dtypes of `tensors`, given by any of their names."""
+    twins = named_tensors(skeleton)
+    return copied(skeleton, {id(twins[name]): _resized(twins[name], tensor) for name, tensor in tensors.items()})
+
+
+def requiring_grad(skeleton: nn.Module, required: Mapping[str, bool]) -> nn.Module:
+    """Copy a skeleton in which the parameters named require gradients, or do not."""
+    twins = named_tensors(skeleton)
+    memo = {id(twin): twin for twin in twins.values()}
+    for name, flag in required.items():
+        memo[id(twins[name])] = _like(twins[name], _meta(twins[name])).requires_grad_(flag)
+    return copied(skeleton, memo)
+
+
+def _resized(twin: Tensor, tensor: Tensor) -> Tensor:
+    if twin.shape == tensor.shape and twin.dtype == tensor.dtype:
+        return twin
+    made = _meta(tensor)
+    return nn.Parameter(made, twin.requires_grad) if isinstance(twin, nn.Parameter) else made
+
+
 def _filled(skeleton: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     twins = named_tensors(skeleton)
     return copied(skeleton, {id(twins[name]): value for name, value in values.items()})

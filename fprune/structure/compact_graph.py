@@ -94,7 +94,9 @@ def write_forward(net: nn.Module, path: str, graph: Graph, device: torch.device)
             module.register_buffer(constant, value)
     kind = type(module)
     kind = getattr(kind, "rewrites", kind)
-    derived: Any = type(f"{kind.__name__}Graph", (kind,), {"forward": type(made).forward, "rewrites": kind})
+    derived: Any = type(
+        f"{kind.__name__}Graph", (kind,), {"forward": type(made).forward, "rewrites": kind, "generated_code": made.code}
+    )
     module.__class__ = derived
 
 

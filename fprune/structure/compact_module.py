@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fprune.equality import named_modules, named_tensors
 from fprune.errors import StructureError
-from fprune.intake import copied
 from fprune.model import Model
+from fprune.skeleton import resized
 from fprune.structure.compact_graph import write_forward
 from fprune.structure.compact_layers import Unfit, fit, fitted
 from fprune.structure.expressions import Attribute
@@ -77,8 +77,7 @@ def _rebuilt(model: Model, graph: Graph, inner: Graph, tensors: Mapping[str, Ten
     """The model with `apart` replaced: `graph` has the attributes that code takes, `inner` those that graphs take."""
     skeleton = model.skeleton
     twins = named_tensors(skeleton)
-    new = {name: _twin(twins[name], tensor) for name, tensor in tensors.items() if name in twins}
-    net = copied(skeleton, {id(twins[name]): twin for name, twin in new.items()})
+    net = resized(skeleton, {name: tensor for name, tensor in tensors.items() if name in twins})
     added = {name: tensor for name, tensor in tensors.items() if name not in twins}
     modules = dict(named_modules(net))
     for name, tensor in added.items():
@@ -130,10 +129,3 @@ def _user(graph: Graph, name: str) -> str:
     """The module that makes the call which reads a tensor."""
     index = next(index for index, found in graph.tensors.items() if found == name)
     return next(node.module for node in graph.nodes if index in node.inputs)
-
-
-def _twin(old: Tensor, new: Tensor) -> Tensor:
-    if old.shape == new.shape:
-        return old
-    twin = torch.empty_like(new, device="meta")
-    return nn.Parameter(twin, old.requires_grad) if isinstance(old, nn.Parameter) else twin

@@ -6,7 +6,6 @@ become plain numbers: the program knows not only that a view has size 12 but tha
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import Enum
 from types import FunctionType
 from typing import Any, TypeAlias, cast
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fprune.equality import is_record
 from fprune.structure.arguments import entries
 from fprune.structure.expressions import OPERATORS, Attribute, Combined, Expression, Size
 
@@ -104,7 +104,7 @@ def trace_attributes(net: nn.Module, original: nn.Module) -> dict[Attribute, int
                 continue
             if type(value) in (int, tuple, list):
                 put(module, key, _traced(value, mark, path, key))
-            elif value is not vars(twin).get(key) and id(value) not in seen and _is_record(value):
+            elif value is not vars(twin).get(key) and id(value) not in seen and is_record(value):
                 seen.add(id(value))
                 fields = cast("dict[str, Any]", vars(value))
                 fields.update({k: mark(v, path, key, k) for k, v in fields.items()})
@@ -113,12 +113,6 @@ def trace_attributes(net: nn.Module, original: nn.Module) -> dict[Attribute, int
 
 def _named(net: nn.Module) -> Iterable[tuple[str, nn.Module]]:
     return cast("Iterable[tuple[str, nn.Module]]", net.named_modules())
-
-
-def _is_record(value: Any) -> bool:
-    """Whether an attribute is a plain object with fields, such as a configuration."""
-    plain = hasattr(value, "__dict__") and not callable(value) and not isinstance(value, (nn.Module, Tensor, Enum))
-    return plain and not type(value).__module__.startswith(("torch.", "builtins"))
 
 
 def _traced(value: Any, mark: Callable[..., Any], path: str, key: str) -> Any:

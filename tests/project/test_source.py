@@ -12,7 +12,7 @@ CONSTRUCTION = {"__init__", "__attrs_post_init__", "__setstate__", "__new__"}
 def may_rebuild(path: Path) -> bool:
     """The files that assemble private copies of modules, and may therefore write to what they have just made."""
     inside = path.relative_to(PACKAGE)
-    return inside == Path("model.py") or (
+    return inside in (Path("model.py"), Path("store/form.py")) or (
         inside.parts[0] == "structure" and inside.name.startswith(("compact", "rebuild"))
     )
 
