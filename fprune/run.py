@@ -3,13 +3,14 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from itertools import chain, takewhile
 from typing import Any, Protocol, final, runtime_checkable
 
 import attrs
 
 from fprune.config import Config
-from fprune.errors import ScheduleError
+from fprune.errors import FpruneError, ScheduleError, StageError
 from fprune.fields import BUDGETS
 from fprune.isolation import settings, under
 from fprune.model import Model
@@ -120,8 +121,11 @@ class Stream(Iterable[TaskResult]):
                 while waiting and len(running) < _IN_FLIGHT:
                     index, goal = waiting.popleft()
                     begun = self._begun(before, goal, index)
-                    running.append(executor.submit(_elsewhere, self.step, begun, settings()))
-                state = running.popleft().result().replace(history=reports(state))
+                    with _named(index):
+                        running.append(executor.submit(_elsewhere, self.step, begun, settings()))
+                with _named(state.index + 1):
+                    done = running.popleft().result()
+                state = done.replace(history=reports(state))
                 yield state
         finally:
             for future in running:
@@ -144,6 +148,21 @@ class Stream(Iterable[TaskResult]):
 
     def _repr_html_(self) -> str:
         return f"<code>{repr(self).replace('&', '&amp;').replace('<', '&lt;')}</code>"
+
+
+@contextmanager
+def _named(index: int) -> Generator[None]:
+    """Name the round in what an executor raises; errors of the round itself come as they are."""
+    try:
+        yield
+    except FpruneError:
+        raise
+    except Exception as error:
+        raise StageError(
+            f"round {index}: the executor failed: {type(error).__name__}: {error}",
+            hint="the rounds before it are kept: go on from the last one, pipeline.stream(result, executor=new), or "
+            "with the same store; a worker dies when memory runs out, and takes only functions that can be pickled",
+        ) from error
 
 
 def _elsewhere(step: Step, begun: TaskResult, here: tuple[Any, ...]) -> TaskResult:

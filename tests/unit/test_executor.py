@@ -1,8 +1,10 @@
 """Rounds that do not depend on each other run anywhere, and nobody can tell where they ran."""
 
+import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import get_context
 from typing import Any
 
 import loky
@@ -17,6 +19,7 @@ from fprune.config import Config
 from fprune.errors import ConfigTypeError, FpruneError, StageError
 from fprune.records import TaskResult
 from fprune.stages import nested
+from tests.unit.test_run import Memory
 
 X = torch.arange(128.0).reshape(2, 1, 8, 8).remainder(7) - 3
 
@@ -199,6 +202,42 @@ def test_the_first_failure_in_order_is_raised() -> None:
     pipeline: Pipeline = scan(4) | level() | evaluate(failing)
     with threads() as executor, pytest.raises(StageError, match=r"round 0, evaluate\(failing\): ValueError: no data"):
         list(pipeline.stream(network(), 0.5, executor=executor))
+
+
+@contextmanager
+def spawned() -> Iterator[Executor]:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        yield executor
+
+
+@stage
+def dies(result: TaskResult, index: int, parent: int) -> TaskResult:
+    """A worker that is killed in one round, as by the system when memory runs out."""
+    if result.index == index and os.getpid() != parent:
+        os._exit(9)
+    return result
+
+
+@pytest.mark.parametrize("made", [Processes, spawned], ids=["loky", "process pool"])
+def test_a_worker_that_dies_names_the_round_and_the_run_goes_on(made: Any) -> None:
+    pipeline = scan(4) | level() | dies(2, os.getpid())
+    kept = Memory()
+    with made() as executor, pytest.raises(StageError, match=r"round [0-2]: the executor failed: \w+: ") as caught:
+        pipeline.run(network(), 0.5, store=kept, executor=executor)
+    assert isinstance(caught.value.__cause__, BrokenExecutor)
+    assert "go on from the last one" in caught.value.hint
+    # A pool breaks as a whole, so that rounds that were on their way are lost with it; none is kept in part.
+    lost = int(caught.value.message.split()[1].rstrip(":"))
+    assert [result.index for result in kept.kept] == list(range(lost))
+    pipeline.run(network(), 0.5, store=kept)
+    assert kept.kept == list(pipeline.stream(network(), 0.5))
+
+
+def test_a_function_that_cannot_be_sent_to_a_worker() -> None:
+    pipeline = scan(2) | level() | evaluate(lambda module: 0.0)
+    with spawned() as executor, pytest.raises(StageError, match=r"round 0: the executor failed: .*pickle") as caught:
+        list(pipeline.stream(network(), 0.5, executor=executor))
+    assert "functions that can be pickled" in caught.value.hint
 
 
 def test_an_abandoned_stream_starts_nothing_more() -> None:
