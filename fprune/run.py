@@ -10,7 +10,7 @@ from typing import Any, Protocol, final, runtime_checkable
 import attrs
 
 from fprune.config import Config
-from fprune.errors import FpruneError, ScheduleError, StageError
+from fprune.errors import FpruneError, FpruneWarning, ScheduleError, StageError
 from fprune.fields import BUDGETS
 from fprune.isolation import settings, under
 from fprune.model import Model
@@ -155,7 +155,7 @@ def _named(index: int) -> Generator[None]:
     """Name the round in what an executor raises; errors of the round itself come as they are."""
     try:
         yield
-    except FpruneError:
+    except (FpruneError, FpruneWarning):
         raise
     except Exception as error:
         raise StageError(

@@ -14,7 +14,7 @@ from fprune.compose.outcome import checked
 from fprune.compose.prune import ensure_structure, pruned, pure_masks
 from fprune.compose.refuse import refusal
 from fprune.config import Config
-from fprune.errors import CompositionError, FpruneError, StageError
+from fprune.errors import CompositionError, FpruneError, FpruneWarning, StageError
 from fprune.isolation import isolated
 from fprune.masks import Masks
 from fprune.records import TaskResult
@@ -165,7 +165,7 @@ def _isolated(what: str, state: TaskResult, seed: int, make: Callable[[TaskResul
         # Grad mode is the same for every caller, so that a run inside no_grad or inference_mode is the same run.
         with isolated(seed), torch.inference_mode(False), torch.enable_grad():
             return make(state)
-    except FpruneError as error:
+    except (FpruneError, FpruneWarning) as error:  # a warning that the user made an error
         error.add_note(f"in {where}, {what}")
         raise
     except Exception as error:

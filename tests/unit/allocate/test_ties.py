@@ -83,6 +83,11 @@ def test_a_run_warns_and_goes_on() -> None:
     with pytest.warns(TiedScores, match="'weight'"):
         result = (agp(2) | level()).run(net, Config(0.5))
     assert result.report.sparsity == 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TiedScores)
+        with pytest.raises(TiedScores) as caught:
+            (agp(2) | level()).run(net, Config(0.5))
+    assert caught.value.__notes__ == ["in round 1, level()"]
 
 
 def test_chance_is_no_tie() -> None:
