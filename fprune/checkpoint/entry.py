@@ -28,7 +28,8 @@ def damaged(where: str, reason: str, *, hint: str = "") -> CheckpointError:
     Returns:
         The error, to be raised.
     """
-    return CheckpointError(f"{where}: {reason}", hint=hint or "the file is damaged, or was not written by fprune")
+    told = _short(reason, 500)  # whoever damaged the file may also have made its names long
+    return CheckpointError(f"{where}: {told}", hint=hint or "the file is damaged, or was not written by fprune")
 
 
 def number(value: float) -> float | str:
@@ -185,5 +186,5 @@ def _shown(value: object) -> str:
     return "null" if value is None else _short(repr(value))
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:60]}...{text[-50:]}"
+def _short(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -76,11 +77,11 @@ def edited(value: Any, random: Random) -> Any:
     value = json.loads(json.dumps(value))
     for _ in range(random.randint(1, 3)):
         if not (found := places(value)):
-            return random.choice(EVIL)
+            return deepcopy(random.choice(EVIL))
         (holder, key), (other, again) = random.choice(found), random.choice(found)
         match random.randrange(5):
             case 0:
-                holder[key] = random.choice(EVIL)
+                holder[key] = deepcopy(random.choice(EVIL))
             case 1:
                 del holder[key]
             case 2 if isinstance(holder, dict):

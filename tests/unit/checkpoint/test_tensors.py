@@ -94,6 +94,7 @@ def test_views_conjugates_and_parameters_are_written_as_what_they_show():
         "scalar": base[0, 0],
         "conjugate": complex_.conj(),
         "negative": complex_.conj().imag,
+        "negative of one": complex_[:1, :1].conj().imag,
         "parameter": nn.Parameter(base),
         "empty": base[:, :0],
     }
