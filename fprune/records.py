@@ -18,7 +18,7 @@ from fprune.masks import Masks
 from fprune.model import Model
 from fprune.plan import Plan
 from fprune.pytrees import register, register_inputs
-from fprune.report import Goal, Report, as_flat
+from fprune.report import Goal, Report, as_flat, each_once
 from fprune.tables import html_table
 from fprune.tree import Flat, same
 
@@ -117,7 +117,7 @@ class TaskResult:
         origin: the model the run started from; the task's by default.
         lineage: where the indices of `model` come from; the task's by default.
         structure: the trace of `model`, when there is one; derived data that equality leaves out.
-        notes: remarks of this round's stages.
+        notes: remarks of this round's stages, each once.
         intermediate: the results of all rounds, oldest first, where `run` was told to keep them.
     """
 
@@ -130,7 +130,7 @@ class TaskResult:
     origin: Model = attrs.field(default=attrs.Factory(_origin, takes_self=True), kw_only=True)
     lineage: Lineage = attrs.field(default=attrs.Factory(_lineage, takes_self=True), kw_only=True)
     structure: object | None = attrs.field(default=None, kw_only=True, eq=False)
-    notes: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    notes: tuple[str, ...] = attrs.field(default=(), converter=each_once, kw_only=True)
     intermediate: tuple["TaskResult", ...] = attrs.field(default=(), kw_only=True, eq=False)
 
     @classmethod

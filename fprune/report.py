@@ -1,6 +1,6 @@
 """What a round is to reach, and what it reached, without tensors: all that a schedule may see."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, final
 
 import attrs
@@ -52,6 +52,11 @@ class Goal:
 def as_flat(value: Mapping[str, float]) -> Flat[float]:
     """Take any mapping of metrics."""
     return Flat(value)
+
+
+def each_once(notes: Iterable[str]) -> tuple[str, ...]:
+    """Take remarks, without those that were made before."""
+    return tuple(dict.fromkeys(notes))
 
 
 @final

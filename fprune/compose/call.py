@@ -137,6 +137,12 @@ class Call:
         """What is there after the call, e.g. `masks`."""
         return self._of_factory("gives")
 
+    @property
+    def reads(self) -> str:
+        """What its outcome depends on: `tensors`, the `record`, or the `world` outside."""
+        told: Any = getattr(self.factory, "reads", "record")
+        return cast(str, told(*self.args, **dict(self.kwargs)) if callable(told) else told)
+
     def _of_factory(self, what: str) -> frozenset[str]:
         """What the lifted function was declared with: a set, or a function of the options."""
         told: Any = getattr(self.factory, what, ())

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, final, get_args
 
 from fprune.compose.call import Call, bind, expression
 from fprune.compose.refuse import refusal
@@ -14,6 +14,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 Declared = Iterable[str] | Callable[..., Iterable[str]]
 Lifts = Literal["stage", "pruner", "schedule"]
+Reads = Literal["tensors", "record", "world"]
 NAMED_NEEDS = frozenset({"masks", "score", "example_inputs", "structure"})
 """The closed set that `needs` and `gives` are drawn from."""
 
@@ -35,6 +36,7 @@ class Factory(Generic[P, R_co]):
         gives: what is there afterwards, likewise.
         check: called with the options when the expression is written; raises when they make no sense.
         regrows: whether the masks of a pruner take the place of the inherited ones.
+        reads: what its outcome depends on, as in `stage`; or a function of the options that says so.
     """
 
     kind: ClassVar[str] = "factory"
@@ -50,6 +52,7 @@ class Factory(Generic[P, R_co]):
         gives: Declared = (),
         check: Callable[..., object] | None = None,
         regrows: bool = False,
+        reads: Reads | Callable[..., Reads] = "record",
     ) -> None:
         update_wrapper(self, fn)
         signature = inspect.signature(fn)
@@ -57,7 +60,7 @@ class Factory(Generic[P, R_co]):
         self.fn, self.build, self.lifts, self.leading, self.check = fn, build, lifts, leading, check
         self.needs = needs if callable(needs) else _named(needs)
         self.gives = gives if callable(gives) else _named(gives)
-        self.regrows = regrows
+        self.regrows, self.reads = regrows, reads if callable(reads) else _known(reads)
         self.__signature__ = signature.replace(parameters=options, return_annotation=inspect.Signature.empty)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -117,6 +120,12 @@ def _named(names: Iterable[str]) -> frozenset[str]:
         unknown = sorted(found - NAMED_NEEDS)
         raise CompositionError(f"unknown needs or gives {unknown}", hint=f"they are drawn from {sorted(NAMED_NEEDS)}")
     return found
+
+
+def _known(reads: Reads) -> Reads:
+    if reads not in get_args(Reads):
+        raise CompositionError(f"unknown reads {reads!r}", hint=f"it is one of {', '.join(get_args(Reads))}")
+    return reads
 
 
 def _options(signature: inspect.Signature) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Concatenate, Literal, ParamSpec, overload
 
 from fprune.compose.call import Call
-from fprune.compose.factory import Declared, Factory
+from fprune.compose.factory import Declared, Factory, Reads
 from fprune.compose.schedule import Schedule
 from fprune.compose.word import Stage
 from fprune.config import Config
@@ -24,7 +24,11 @@ def _single(call: Call) -> Stage:
 def stage(fn: Callable[Concatenate[TaskResult, P], TaskResult], /) -> Factory[P, Stage]: ...
 @overload
 def stage(
-    *, needs: Declared = (), gives: Declared = (), check: Callable[..., object] | None = None
+    *,
+    needs: Declared = (),
+    gives: Declared = (),
+    check: Callable[..., object] | None = None,
+    reads: Reads | Callable[..., Reads] = "record",
 ) -> Callable[[Callable[Concatenate[TaskResult, P], TaskResult]], Factory[P, Stage]]: ...
 def stage(
     fn: Callable[..., Any] | None = None,
@@ -33,6 +37,7 @@ def stage(
     needs: Declared = (),
     gives: Declared = (),
     check: Callable[..., object] | None = None,
+    reads: Reads | Callable[..., Reads] = "record",
 ) -> Any:
     """Lift `fn(result, *options) -> TaskResult` into a factory of stages.
 
@@ -58,13 +63,16 @@ def stage(
             the options.
         gives: what is there afterwards; a set, or a function of the options.
         check: called with the options when the stage is written; raises when they make no sense.
+        reads: what its outcome depends on, for a cache: `"record"`, all of it; `"tensors"`, model, masks, lineage, what
+            is carried, the goal's config and the run's inputs, and not what stages and rounds before it reported,
+            which it is then not shown either; or `"world"`, more than the record, so that it is never left out.
 
     Returns:
         A factory: called with the options it gives a `Stage`.
     """
 
     def lift(function: Callable[..., Any]) -> Factory[Any, Stage]:
-        return Factory(function, _single, lifts="stage", needs=needs, gives=gives, check=check)
+        return Factory(function, _single, lifts="stage", needs=needs, gives=gives, check=check, reads=reads)
 
     return lift if fn is None else lift(fn)
 
@@ -73,7 +81,11 @@ def stage(
 def seeded_stage(fn: Callable[Concatenate[TaskResult, int, P], TaskResult], /) -> Factory[P, Stage]: ...
 @overload
 def seeded_stage(
-    *, needs: Declared = (), gives: Declared = (), check: Callable[..., object] | None = None
+    *,
+    needs: Declared = (),
+    gives: Declared = (),
+    check: Callable[..., object] | None = None,
+    reads: Reads | Callable[..., Reads] = "record",
 ) -> Callable[[Callable[Concatenate[TaskResult, int, P], TaskResult]], Factory[P, Stage]]: ...
 def seeded_stage(
     fn: Callable[..., Any] | None = None,
@@ -82,6 +94,7 @@ def seeded_stage(
     needs: Declared = (),
     gives: Declared = (),
     check: Callable[..., object] | None = None,
+    reads: Reads | Callable[..., Reads] = "record",
 ) -> Any:
     """Like `stage`, for `fn(result, seed, *options)`: the seed is this round's and this place's.
 
@@ -90,13 +103,14 @@ def seeded_stage(
         needs: what has to be there before.
         gives: what is there afterwards; a set, or a function of the options.
         check: called with the options when the stage is written.
+        reads: what its outcome depends on, as in `stage`.
 
     Returns:
         A factory of stages.
     """
 
     def lift(function: Callable[..., Any]) -> Factory[Any, Stage]:
-        return Factory(function, _single, lifts="stage", leading=2, needs=needs, gives=gives, check=check)
+        return Factory(function, _single, lifts="stage", leading=2, needs=needs, gives=gives, check=check, reads=reads)
 
     return lift if fn is None else lift(fn)
 
@@ -143,9 +157,8 @@ def pruner(
     """
 
     def lift(function: Callable[..., Any]) -> Factory[Any, Stage]:
-        return Factory(
-            function, _single, lifts="pruner", leading=2, needs=needs, gives=("masks",), check=check, regrows=regrows
-        )
+        kept: dict[str, Any] = {"gives": ("masks",), "reads": "tensors", "regrows": regrows}
+        return Factory(function, _single, lifts="pruner", leading=2, needs=needs, check=check, **kept)
 
     return lift if fn is None else lift(fn)
 

@@ -69,7 +69,7 @@ def pruned(call: Call, state: TaskResult, seed: int) -> TaskResult:
     changed = masks.apply({name: model[name] for name in masks})
     plan = scope.plan(state.goal.config)
     told = call.foresees(state.structure, plan) if "structure" in call.needs else {}
-    notes = tuple(note for name, why in told.items() if (note := f"{name}: {why}") not in state.notes)
+    notes = tuple(f"{name}: {why}" for name, why in told.items())
     return state.replace(
         model=model.replace(params=changed), masks=masks, metrics=metrics, notes=(*state.notes, *notes)
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from fprune.compose.call import Call
 from fprune.compose.outcome import checked
 from fprune.compose.prune import ensure_structure, pruned, pure_masks
+from fprune.compose.reading import joined, shown
 from fprune.compose.refuse import refusal
 from fprune.config import Config
 from fprune.errors import CompositionError, FpruneError, FpruneWarning, StageError
@@ -19,6 +20,8 @@ from fprune.isolation import isolated
 from fprune.masks import Masks
 from fprune.records import TaskResult
 from fprune.tree import fold_in
+
+Outcome = Callable[[int, int, TaskResult, Callable[[TaskResult], TaskResult]], TaskResult]
 
 
 def _words(calls: Iterable[Call]) -> tuple[Call, ...]:
@@ -69,16 +72,23 @@ class Stage:
                 f"{self!r}: expected a TaskResult, found {type(result).__name__}",
                 hint="run a network through a pipeline: (one_shot() | ...).run(net, config)",
             )
+        return self.through(_afresh, result)
+
+    def through(self, outcome: Outcome, result: TaskResult) -> TaskResult:
+        """Apply the calls one after the other, with somebody who may know what comes of some of them.
+
+        Args:
+            outcome: called with the place of a call, its seed, what it is shown, and what makes its outcome.
+            result: the record so far.
+        """
         state, seen = result, Counter[str]()
-        if state.structure is None and any("structure" in call.needs for call in self.calls):
-            # Traced before anything trains, so that a model that cannot be traced is refused at once.
-            state = _isolated("tracing the model", state, 0, ensure_structure)
-        for call in self.calls:
+        for place, call in enumerate(self.calls):
             # The seed depends on the round and on how often this name came before, not on what stands between: adding
             # a tap or an evaluation does not change what finetune draws.
             seed = fold_in(state.task.seed, state.index, call.name, seen[call.name])
             seen[call.name] += 1
-            state = _isolated(repr(call), state, seed, partial(_outcome, call, seed))
+            make = partial(_made, self.calls[place:], seed)
+            state = joined(call, state, outcome(place, seed, shown(call, state), make))
         return state
 
     @property
@@ -156,6 +166,20 @@ class Stage:
 
     def __repr__(self) -> str:
         return " | ".join(map(repr, self.calls)) or "Stage()"
+
+
+def _afresh(place: int, seed: int, state: TaskResult, make: Callable[[TaskResult], TaskResult]) -> TaskResult:
+    """The outcome of a call by someone who knows nothing."""
+    del place, seed
+    return make(state)
+
+
+def _made(calls: tuple[Call, ...], seed: int, state: TaskResult) -> TaskResult:
+    """The outcome of the first of the calls that are left in a round."""
+    if state.structure is None and any("structure" in call.needs for call in calls):
+        # Traced before anything trains, so that a model that cannot be traced is refused at once.
+        state = _isolated("tracing the model", state, 0, ensure_structure)
+    return _isolated(repr(calls[0]), state, seed, partial(_outcome, calls[0], seed))
 
 
 def _isolated(what: str, state: TaskResult, seed: int, make: Callable[[TaskResult], TaskResult]) -> TaskResult:

@@ -20,7 +20,7 @@ def _check(fn: object, nan: object = "refuse") -> None:
     choice(nan, "evaluate: nan", get_args(Nan))
 
 
-@stage(gives=("score",), check=_check)
+@stage(gives=("score",), check=_check, reads="tensors")
 def evaluate(result: TaskResult, fn: Callable[[nn.Module], Any], *, nan: Nan = "refuse") -> TaskResult:
     """Score the model with a function of a plain module; higher is better.
 

@@ -20,7 +20,7 @@ def _check(fn: object, on_diverge: object = "refuse") -> None:
     choice(on_diverge, "finetune: on_diverge", get_args(OnDiverge))
 
 
-@stage(check=_check)
+@stage(check=_check, reads="tensors")
 def finetune(result: TaskResult, fn: Callable[[nn.Module], Any], *, on_diverge: OnDiverge = "refuse") -> TaskResult:
     """Train a private copy of the model with the user's own loop, pruned weights held at zero.
 

@@ -6,6 +6,7 @@ import attrs
 
 from fprune.compose import Pipeline, seeded_stage
 from fprune.compose.check import check
+from fprune.compose.factory import Reads
 from fprune.compose.prepare import prepared, streamed
 from fprune.compose.refuse import kind_of
 from fprune.errors import CompositionError
@@ -30,7 +31,12 @@ def _gives(pipeline: Pipeline, *, keep: Keep = "result") -> frozenset[str]:
     return pipeline.gives if keep == "result" else frozenset()
 
 
-@seeded_stage(gives=_gives, check=_checked)
+def _reads(pipeline: Pipeline, *, keep: Keep = "result") -> Reads:
+    del keep
+    return "world" if any(call.reads == "world" for call in pipeline.stage.calls) else "tensors"
+
+
+@seeded_stage(gives=_gives, check=_checked, reads=_reads)
 def nested(result: TaskResult, seed: int, pipeline: Pipeline, *, keep: Keep = "result") -> TaskResult:
     """Run a pipeline inside a round; its target is the round's config.
 

@@ -13,7 +13,7 @@ from fprune.masks import Masks
 from fprune.records import TaskResult
 
 
-@stage
+@stage(reads="tensors")
 def reset_weight(result: TaskResult) -> TaskResult:
     """Give every parameter and buffer its value of before the run; the masks stay applied.
 

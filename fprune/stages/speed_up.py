@@ -7,7 +7,7 @@ from fprune.records import TaskResult
 from fprune.structure import Structure, compact
 
 
-@stage(needs=("masks", "structure"))
+@stage(needs=("masks", "structure"), reads="tensors")
 def speed_up(result: TaskResult, *, style: str = "auto") -> TaskResult:
     """Remove what is masked entirely, so that the smaller model computes what the masked one does.
 
