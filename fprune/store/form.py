@@ -8,15 +8,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fprune.checkpoint.entry import Entry, damaged
-from fprune.checkpoint.form import LAYERS, NUMBERS, SEQUENCES, described
+from fprune.checkpoint.entry import Entry
+from fprune.checkpoint.form import LAYERS, NUMBERS, SEQUENCES
 from fprune.equality import is_record, named_modules, named_tensors
-from fprune.errors import CheckpointError, FpruneError
 from fprune.inputs import Inputs
 from fprune.lineage import Lineage
 from fprune.model import Model
 from fprune.skeleton import requiring_grad, resized
-from fprune.structure import GhostGroupNorm, GhostLayerNorm, GhostRMSNorm, PrunedMultiheadAttention, repeated, trace
+from fprune.store.surgery import regenerated
+from fprune.structure import GhostGroupNorm, GhostLayerNorm, GhostRMSNorm, PrunedMultiheadAttention
 from fprune.structure.hooks import carried
 
 __all__ = ["rebuilt"]
@@ -54,7 +54,7 @@ def rebuilt(
     """
     kind = form["kind"].text("same", "module", "traced")
     if kind == "traced":
-        net = _repeated(origin, form, tensors, lineage, example_inputs)
+        net = regenerated(origin, form, tensors, lineage, example_inputs)
     else:
         net = form.made(_changed, origin.skeleton, form, tensors)
     _check_tensors(form, named_tensors(net), tensors)
@@ -104,7 +104,7 @@ def _written(present: Any, original: Any, entry: Entry) -> Any:
         items = entry.each(_itself)
         if len(items) != len(kinds) or not {*kinds} <= {*NUMBERS}:
             entry.refuse(f"expected what can stand for {present!r}")
-        return kind(_number(item, each) for item, each in zip(items, kinds, strict=True))
+        return cast(Any, kind)(_number(item, each) for item, each in zip(items, kinds, strict=True))
     if not is_record(present) or present is original:
         entry.refuse(f"the attribute is a {kind.__name__}, and only numbers are read from a file")
     fields = cast("dict[str, Any]", vars(present))
@@ -174,45 +174,6 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "batch_first": (bool,),
     "eps": (float, int, type(None)),
 }
-
-
-# --- generated code ---------------------------------------------------------------------------------------------------
-
-
-def _repeated(
-    origin: Model, form: Entry, tensors: Mapping[str, Tensor], lineage: Lineage, example_inputs: Inputs | None
-) -> nn.Module:
-    """The code that the same surgery generates from the caller's own instance."""
-    style, replaced = form["style"].text("module", "graph"), form["replaced"].each(Entry.text)
-    unknown = set(replaced) - dict(named_modules(origin.skeleton)).keys()
-    if unknown:
-        form["replaced"].refuse(f"the model has no module {min(unknown)!r}")
-    if example_inputs is None:
-        where = ", ".join(map(repr, replaced)) or "the whole model"
-        raise damaged(
-            form.file,
-            f"surgery generated code for {where}, which no file keeps",
-            hint="pass what the model's forward takes, and the surgery is repeated: example_inputs=(x,)",
-        )
-    twins = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    try:
-        done = repeated(origin, trace(origin, example_inputs), lineage, twins, style, replaced)
-    except FpruneError as error:
-        raise _different(form, error.message) from error
-    except Exception as error:  # the lineage on file asks for what this model cannot do
-        raise _different(form, f"{type(error).__name__}: {error}") from error
-    code = described(origin.skeleton, done.model.skeleton).get("code", {})
-    if code != form["code"].mapped(Entry.text):
-        raise _different(form, "it generates other code")
-    return done.model.skeleton
-
-
-def _different(form: Entry, reason: str) -> CheckpointError:
-    return damaged(
-        form.file,
-        f"the surgery cannot be repeated on this model: {reason}",
-        hint="pass an instance of the class that was pruned, and inputs like those of the run",
-    )
 
 
 # --- what every kind shares -------------------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ def repeated(
     holders = {number: holder(structure, number, own) for number in range(len(structure.sinks))}
     biases = {number: held for number, held in holders.items() if held[0] in tensors and held[0] not in own}
     operation = Operation(cut, {}, biases, {}, compacted(cut, biases))
-    return FORMS[style](origin, operation, tensors, replaced)
+    names = {*own, *(name for name, _ in biases.values())}  # what graphs hold besides is made with them
+    return FORMS[style](origin, operation, {name: tensors[name] for name in names & tensors.keys()}, replaced)
 
 
 def _removed(structure: Structure, lineage: Lineage) -> Bools:

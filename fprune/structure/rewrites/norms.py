@@ -63,11 +63,15 @@ def _rms_norm(cut: Cut, node: Node, input: Ref, weight: Ref | None, **bound: Any
 
 
 def _stored(cut: Cut, self: Ref, dim: Any, before: float) -> tuple[list[int], float]:
-    """The dimensions that are reduced, and the fraction of their entries that is still stored."""
+    """The dimensions that are reduced, and the fraction of their entries that is still stored.
+
+    It is one quotient of two counts, so that it does not depend on how many surgeries there were on the way.
+    """
     old = cut.old(self)
     given: list[int] = [dim] if isinstance(dim, int) else dim or list(range(len(old)))
     dims = [d % len(old) for d in given]
-    return dims, before * math.prod(cut.shape(self)[d] / old[d] for d in dims)
+    original = round(math.prod(old[d] for d in dims) / before)
+    return dims, math.prod(cut.shape(self)[d] for d in dims) / original
 
 
 @rewrite("mean")
