@@ -81,6 +81,10 @@ from fprune.trained import Trained as Trained
 from fprune.setting import Setting as Setting
 from fprune.inputs import inputs as inputs
 
+# Runs that survive: folders, and results read back.
+from fprune.store import run_folder as run_folder
+from fprune.store import load as load
+
 # Functions to use on their own.
 from fprune.training import hold as hold
 from fprune.structure import compact as compact

@@ -4,11 +4,13 @@ Every record is frozen and equal by value; `fprune.tree.map` reaches the tensors
 """
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any, Self, final
 
 import attrs
 from torch import Tensor, nn
 
+from fprune.checkpoint.save import save
 from fprune.config import Config, ConfigLike
 from fprune.counting import Realised, realised
 from fprune.errors import ConfigTypeError
@@ -16,75 +18,12 @@ from fprune.inputs import Inputs
 from fprune.lineage import Lineage
 from fprune.masks import Masks
 from fprune.model import Model
-from fprune.plan import Plan
 from fprune.pytrees import register, register_inputs
 from fprune.report import Goal, Report, as_flat, each_once
-from fprune.tables import html_table
+from fprune.task import Task
 from fprune.tree import Flat, same
 
 __all__ = ["Goal", "Realised", "Report", "Task", "TaskResult"]
-
-
-def _resolved(task: "Task") -> Plan:
-    return task.target.resolve(task.origin)
-
-
-@final
-@attrs.frozen(eq=False, repr=False)
-class Task:
-    """A goal and the state it starts from.
-
-    Examples:
-        >>> task = TaskResult.start(nn.Linear(3, 4), 0.5).task
-        >>> task
-        Task(round -1, Goal(Config(0.0)), Model(Linear, 2 params, 16 elements), seed=0)
-        >>> print(task.plan)
-        Plan: 1 of 1 layers
-        layer   type    shape  rule  removes  note
-        ------  ------  -----  ----  -------  ----
-        weight  Linear  4x3    0     0.5
-
-    Args:
-        index: number of the round, from 0; -1 for the state before the first.
-        goal: what to reach.
-        model: the model to start from.
-        masks: its masks.
-        seed: the run's seed; stages derive their own from it.
-        target: the caller's config, which the last goal equals.
-        origin: the model the run started from.
-        lineage: where the indices of `model` come from.
-        example_inputs: arguments of one forward pass, for stages that trace the model.
-        structure: the trace of `model`, when there is one; derived data that equality leaves out.
-        plan: `target` resolved on `origin`; derived, resolved once and handed on.
-        origin_masks: the masks the run started with.
-        origin_structure: the trace of `origin`, when there is one; derived.
-    """
-
-    index: int
-    goal: Goal
-    model: Model
-    masks: Masks
-    seed: int
-    target: Config = attrs.field(kw_only=True)
-    origin: Model = attrs.field(kw_only=True)
-    lineage: Lineage = attrs.field(kw_only=True)
-    example_inputs: Inputs | None = attrs.field(default=None, kw_only=True)
-    structure: object | None = attrs.field(default=None, kw_only=True, eq=False)
-    plan: Plan = attrs.field(default=attrs.Factory(_resolved, takes_self=True), kw_only=True, eq=False)
-    origin_masks: Masks = attrs.field(factory=lambda: Masks({}), kw_only=True)
-    origin_structure: object | None = attrs.field(default=None, kw_only=True, eq=False)
-
-    def __eq__(self, other: object) -> bool:
-        return same(self, other) if isinstance(other, Task) else NotImplemented
-
-    __hash__ = None  # pyright: ignore[reportAssignmentType]  # tensors inside
-
-    def __repr__(self) -> str:
-        return f"Task(round {self.index}, {self.goal!r}, {self.model!r}, seed={self.seed})"
-
-    def _repr_html_(self) -> str:
-        rows = [("goal", repr(self.goal)), ("model", repr(self.model)), ("masks", repr(self.masks))]
-        return html_table(("field", "value"), rows, title=f"Task of round {self.index}")
 
 
 def _origin(result: "TaskResult") -> Model:
@@ -118,6 +57,8 @@ class TaskResult:
         lineage: where the indices of `model` come from; the task's by default.
         structure: the trace of `model`, when there is one; derived data that equality leaves out.
         notes: remarks of this round's stages, each once.
+        carried: what functions carry from one round to the next, such as the state of an optimizer, by the function's
+            name.
         intermediate: the results of all rounds, oldest first, where `run` was told to keep them.
     """
 
@@ -131,6 +72,7 @@ class TaskResult:
     lineage: Lineage = attrs.field(default=attrs.Factory(_lineage, takes_self=True), kw_only=True)
     structure: object | None = attrs.field(default=None, kw_only=True, eq=False)
     notes: tuple[str, ...] = attrs.field(default=(), converter=each_once, kw_only=True)
+    carried: Flat[Any] = attrs.field(factory=Flat[Any], kw_only=True)
     intermediate: tuple["TaskResult", ...] = attrs.field(default=(), kw_only=True, eq=False)
 
     @classmethod
@@ -213,7 +155,10 @@ class TaskResult:
             origin_structure=traced,
         )
         history = self.history if task.index < 0 else (*self.history, self.report)
-        return TaskResult(following, following.model, following.masks, history=history, structure=following.structure)
+        carried = Flat[Any]() if again else self.carried
+        return TaskResult(
+            following, following.model, following.masks, history=history, structure=following.structure, carried=carried
+        )
 
     @property
     def index(self) -> int:
@@ -255,6 +200,26 @@ class TaskResult:
     def module(self) -> nn.Module:
         """Return the model as a plain module that shares nothing with this record."""
         return self.model.to_module()
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write this result into a new folder, without code; `fprune.load(path, template)` reads it.
+
+        Examples:
+            >>> import tempfile
+            >>> from fprune import level, load, one_shot
+            >>> result = (one_shot() | level()).run(nn.Linear(4, 2), 0.5)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     result.save(f"{folder}/small")
+            ...     load(f"{folder}/small", nn.Linear(4, 2)) == result
+            True
+
+        Args:
+            path: the folder; there must be nothing yet.
+
+        Raises:
+            CheckpointError: there is something, or it cannot be written; then nothing is left of it.
+        """
+        save(self, path)
 
     def metrics_dict(self) -> dict[str, float]:
         """Return one flat dict of numbers for a logger: the report's, and the number of parameters."""

@@ -1,1 +1,1 @@
-"""What a run looks like on disk: records as strict JSON and named tensors, committed whole or not at all."""
+"""What is on disk: files of tensors, records as JSON, and the commits that are never half done."""

@@ -13,9 +13,10 @@ from fprune.inputs import Inputs
 from fprune.isolation import isolated
 from fprune.model import Model
 from fprune.records import Goal, Report, TaskResult
-from fprune.run import refuse_less, reports, same_selectors
 from fprune.scope import Scope
 from fprune.setting import Setting
+from fprune.shrinking import refuse_less, same_selectors
+from fprune.stream import reports
 
 _HINTS = {
     "example_inputs": "pass what the model's forward takes: example_inputs=(x,)",

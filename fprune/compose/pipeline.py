@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import attrs
@@ -16,7 +17,9 @@ from fprune.config import ConfigLike
 from fprune.errors import ConfigTypeError
 from fprune.model import Model
 from fprune.records import Report, TaskResult
-from fprune.run import Store, Stream, run
+from fprune.run import run
+from fprune.store import run_folder
+from fprune.stream import Store, Stream
 from fprune.tables import html_table
 
 if TYPE_CHECKING:  # a schedule joined to a stage is a pipeline, and so imports this file
@@ -78,7 +81,7 @@ class Pipeline:
         *,
         example_inputs: object = None,
         seed: int | None = None,
-        store: Store | None = None,
+        store: Store | str | PathLike[str] | None = None,
         masks: Mapping[str, Tensor] | None = None,
         executor: Executor | None = None,
     ) -> Stream:
@@ -91,7 +94,8 @@ class Pipeline:
             example_inputs: what the model's forward takes: a tuple of positional arguments, a dict of keyword
                 arguments, one tensor, or `inputs(...)`.
             seed: where all randomness of the run comes from; 0 when neither it nor a result is given.
-            store: where results are kept.
+            store: where results are kept: a folder, from which the same call goes on when it was interrupted, or what
+                `run_folder` gives.
             masks: what is masked already.
             executor: where rounds that do not depend on each other run, such as a `ProcessPoolExecutor`, loky's or
                 Dask's. These are rounds that start from the origin and whose goals are known together, as those of
@@ -106,9 +110,11 @@ class Pipeline:
             ConfigError: a rule selects nothing, or asks for what cannot be.
             ModelError: the model cannot be pruned.
             ScheduleError: a goal that is known before the run cannot be met.
+            CheckpointError: while it is iterated: the folder holds another run, or a result cannot be kept.
         """
         start = started(model, config, example_inputs=example_inputs, seed=seed, masks=masks)
-        _refuse_foreign("store", store, Store, "an object with latest and commit", "leave it out to keep nothing")
+        store = run_folder(store) if isinstance(store, str | PathLike) else store
+        _refuse_foreign("store", store, Store, "a folder or a run_folder(...)", 'store="runs/a", or leave it out')
         _refuse_foreign("executor", executor, Executor, "an executor", "ThreadPoolExecutor(), or leave it out")
         start, setting = prepared(self.schedule, self.stage, start, ahead=executor is not None)
         check(self.schedule, self.stage, start, setting)
@@ -121,7 +127,7 @@ class Pipeline:
         *,
         example_inputs: object = None,
         seed: int | None = None,
-        store: Store | None = None,
+        store: Store | str | PathLike[str] | None = None,
         masks: Mapping[str, Tensor] | None = None,
         executor: Executor | None = None,
         best: Callable[[Report], Any] | None = None,

@@ -9,8 +9,8 @@ from fprune.compose.prune import traced
 from fprune.compose.word import Stage
 from fprune.isolation import isolated
 from fprune.records import TaskResult
-from fprune.run import Store, Stream
 from fprune.setting import Setting
+from fprune.stream import Store, Stream
 from fprune.tree import fold_in
 
 
@@ -67,5 +67,5 @@ def streamed(
         store=store,
         executor=executor,
         ahead=lambda target, past: schedule.foreseen(target, past, setting=setting)[0][len(past) :],
-        stopped=lambda target, past: schedule.stopped(target, past, setting=setting),
+        stopped=(lambda target, past: schedule.stopped(target, past, setting=setting)) if schedule.may_stop else None,
     )

@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
+from fprune.checkpoint.form import described
 from fprune.compose.call import Call
 from fprune.compose.functions import numbers
 from fprune.config import Config
@@ -15,7 +16,7 @@ from fprune.masks import Masks
 from fprune.model import Model
 from fprune.records import TaskResult
 from fprune.scope import Scope
-from fprune.structure import trace
+from fprune.structure import Structure, repeated, trace
 from fprune.trained import Trained
 from fprune.tree import Flat
 
@@ -38,17 +39,30 @@ def ensure_structure(state: TaskResult) -> TaskResult:
     """The record with the structure of its model, traced now unless an earlier round did.
 
     The task remembers it too, so that a round which starts from the origin again finds it although the round in
-    between compacted.
+    between compacted. Of a compact model that was read from a file the surgery is repeated on the trace of the
+    original, since a fresh trace would not know how many units there were.
     """
     if state.structure is not None:
         return state
-    structure = traced(state.model, state.task.example_inputs)
-    task = state.task
+    task, origin = state.task, state.task.origin_structure
+    if state.lineage.is_identity:
+        structure = origin = traced(state.model, task.example_inputs)
+    else:
+        origin = traced(state.origin, task.example_inputs) if origin is None else origin
+        structure = _repeated(state, origin)
     if task.lineage == state.lineage:
         task = attrs.evolve(task, structure=structure)
-    if state.lineage.is_identity:
-        task = attrs.evolve(task, origin_structure=structure)
-    return state.replace(task=task, structure=structure)
+    return state.replace(task=attrs.evolve(task, origin_structure=origin), structure=structure)
+
+
+def _repeated(state: TaskResult, structure: object) -> object:
+    """The structure of a compact model, from that of the original."""
+    if not isinstance(structure, Structure):
+        raise StageError(f"structure: expected a fprune.structure.Structure, found {type(structure).__name__}")
+    model, form = state.model, described(state.origin.skeleton, state.model.skeleton)
+    style, replaced = form.get("style", "module"), form.get("replaced", ())
+    tensors = {**model.params, **model.buffers}
+    return repeated(state.origin, structure, state.lineage, tensors, style, replaced).structure
 
 
 def pruned(call: Call, state: TaskResult, seed: int) -> TaskResult:

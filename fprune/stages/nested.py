@@ -87,7 +87,7 @@ def nested(result: TaskResult, seed: int, pipeline: Pipeline, *, keep: Keep = "r
         target=target,
         plan=target.resolve(result.origin),
     )
-    entry = TaskResult(task, result.model, result.masks, structure=result.structure)
+    entry = TaskResult(task, result.model, result.masks, structure=result.structure, carried=result.carried)
     entry, setting = prepared(pipeline.schedule, pipeline.stage, entry)
     check(pipeline.schedule, pipeline.stage, entry, setting)
     best = run(streamed(pipeline.schedule, pipeline.stage, entry, setting, repr(pipeline), entry=entry))
@@ -102,6 +102,7 @@ def nested(result: TaskResult, seed: int, pipeline: Pipeline, *, keep: Keep = "r
         masks=best.masks,
         lineage=best.lineage,
         structure=best.structure,
+        carried=best.carried,
         score=result.score if best.score is None else best.score,
         metrics=result.metrics.merged(best.metrics),
         notes=(*result.notes, note),

@@ -1,7 +1,7 @@
 """Go back to the weights the run began with, keeping what was pruned."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from fprune.errors import StageError
 from fprune.inputs import Inputs
 from fprune.masks import Masks
 from fprune.records import TaskResult
+from fprune.tree import Flat
 
 
 @stage(reads="tensors")
@@ -18,6 +19,9 @@ def reset_weight(result: TaskResult) -> TaskResult:
     """Give every parameter and buffer its value of before the run; the masks stay applied.
 
     w <- where(mask, w_origin, 0)
+
+    What functions carry from round to round, such as the moments of an optimizer, is dropped: it belongs to the weights
+    that are gone.
 
     Examples:
         >>> import torch
@@ -35,6 +39,7 @@ def reset_weight(result: TaskResult) -> TaskResult:
     Returns:
         The record with the model at its first weights, as compact as it was.
     """
+    result = result.replace(carried=Flat[Any]())
     lineage, origin, model = result.lineage, result.origin, result.model
     if not _only_masked_is_gone(result):
         return _compacted_again(result)

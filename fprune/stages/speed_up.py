@@ -5,6 +5,7 @@ from fprune.compose.prune import ensure_structure
 from fprune.errors import StageError
 from fprune.records import TaskResult
 from fprune.structure import Structure, compact
+from fprune.training.carried import cut
 
 
 @stage(needs=("masks", "structure"), reads="tensors")
@@ -12,7 +13,8 @@ def speed_up(result: TaskResult, *, style: str = "auto") -> TaskResult:
     """Remove what is masked entirely, so that the smaller model computes what the masked one does.
 
     The result is run on the example inputs beside the masked model and refused if any output differs. Masks that are
-    not whole units stay masks of the smaller model; the lineage maps every dimension back to the original.
+    not whole units stay masks of the smaller model; the lineage maps every dimension back to the original. What
+    training functions carry, such as the moments of an optimizer, is cut in the same way.
 
     Examples:
         >>> import torch
@@ -48,4 +50,5 @@ def speed_up(result: TaskResult, *, style: str = "auto") -> TaskResult:
         lineage=result.lineage.then(done.lineage),
         structure=done.structure,
         notes=(*result.notes, *kept),
+        carried=cut(result.carried, done.lineage, result.model, done.model),
     )

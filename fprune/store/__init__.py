@@ -1,3 +1,6 @@
-"""Runs on disk: folders that a run is resumed from, what it was computed with, and stages that need not run again."""
+"""Runs on disk: folders that a run is resumed from, results read back from them, and stages that need not run again."""
 
+from fprune.store.folder import RunFolder as RunFolder
+from fprune.store.folder import run_folder as run_folder
 from fprune.store.keyed import keyed as keyed
+from fprune.store.load import load as load

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import fprune
+from fprune.checkpoint.environment import Environment, environment
 from fprune.errors import CheckpointError
 from fprune.isolation import isolated
-from fprune.store.environment import Environment, environment
 
 CHANGES: dict[str, Callable[[], Any]] = {
     "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
