@@ -64,7 +64,10 @@ def ratio(value: object, what: str, *, closed: bool = False) -> float:
     if number < 0.0:
         raise ConfigError(f"{expected} {number:g}", hint="it is the fraction to remove; 0 removes nothing")
     if number == 1.0 and not closed:
-        raise ConfigError(f"{expected} 1.0", hint="1.0 would leave nothing of a layer; ask for less, such as 0.99")
+        raise ConfigError(
+            f"{expected} 1.0",
+            hint="no layer is ever emptied: ask for less, such as 0.99, or take the layer out of the network",
+        )
     if number == 0.0 and closed:
         raise ConfigError(f"{expected} 0.0", hint="exclude=True leaves a layer alone")
     return number + 0.0  # -0.0 becomes 0.0, so that equal rules print alike

@@ -36,6 +36,7 @@ class Row:
         min_kept: at least so many units are kept.
         keep_class: fewer units go where the model's code would not hold the result.
         budget: fractions of the whole model's FLOPs and parameters that all layers of the same rule bring about.
+        over: indices of the earlier rules that select the layer too, and are overridden.
     """
 
     layer: Layer
@@ -51,6 +52,7 @@ class Row:
     min_kept: int = 1
     keep_class: bool = False
     budget: Flat[float] | None = attrs.field(default=None, hash=False)
+    over: tuple[int, ...] = ()
 
     @property
     def selected(self) -> bool:
@@ -81,6 +83,7 @@ class Row:
         """Return the cells of this row in a table."""
         shape = "x".join(map(str, self.layer.shape))
         rule = "" if self.rule is None else str(self.rule)
+        rule += f" over {', '.join(map(str, self.over))}" if self.over else ""
         return self.layer.name or self.layer.weight, self.layer.type, shape, rule, self.removes, self.note
 
 
@@ -147,8 +150,12 @@ def resolve(rules: Sequence[Rule], layers: Sequence[Layer], params: Mapping[str,
         >>> from fprune.layers import layers_of
         >>> params = {"a.weight": Tensor(4, 3), "b.weight": Tensor(4, 4)}
         >>> rules = [Rule(sparsity=0.5), Rule(op_names=["b"], exclude=True)]
-        >>> [row.removes for row in resolve(rules, layers_of(params), params)]
-        ['0.5', 'excluded']
+        >>> print(resolve(rules, layers_of(params), params))
+        Plan: 1 of 2 layers
+        layer  type       shape  rule      removes   note
+        -----  ---------  -----  --------  --------  ----
+        a      Parameter  4x3    0         0.5
+        b      Parameter  4x4    1 over 0  excluded
 
     Args:
         rules: the rules, general ones first.
@@ -170,15 +177,30 @@ def resolve(rules: Sequence[Rule], layers: Sequence[Layer], params: Mapping[str,
         refuse_dead(index, found, rules, layers, winners)
     frozen = _frozen(params)
     rows = [
-        _row(layer, winner, rules, params[layer.weight], layer.weight in frozen)
-        for layer, winner in zip(layers, winners, strict=True)
+        attrs.evolve(
+            _row(layer, winner, rules, params[layer.weight], layer.weight in frozen),
+            over=tuple(i for i, found in enumerate(hits) if n in found and i != winner),
+        )
+        for n, (layer, winner) in enumerate(zip(layers, winners, strict=True))
     ]
     plan = Plan(tuple(rows), tuple(rules))
     if not plan.selected:
-        excluded = [row.layer.name for row in rows if row.excluded]
-        found = f"every selected layer is excluded ({quoted(excluded)})" if excluded else "no layer is selected"
-        raise ConfigError(f"the config would prune nothing: {found}", hint="add a rule with a sparsity after them")
+        raise ConfigError(
+            f"the config would prune nothing: {_why_nothing(rows)}", hint="add a rule with a sparsity after them"
+        )
     return plan
+
+
+def _why_nothing(rows: Sequence[Row]) -> str:
+    excluded = [row.layer.name for row in rows if row.excluded]
+    skipped = [f"{row.layer.weight!r} is {row.note}" for row in rows if row.rule is not None and row.note]
+    if excluded:
+        return f"every selected layer is excluded ({quoted(excluded)})"
+    return (
+        f"no layer that the rules select can be pruned ({'; '.join(skipped[:4])})"
+        if skipped
+        else "no layer is selected"
+    )
 
 
 def _row(layer: Layer, winner: int | None, rules: Sequence[Rule], weight: Tensor, frozen: bool) -> Row:

@@ -17,6 +17,13 @@ _ONE_AMOUNT = (
 )
 
 
+_ALWAYS = {
+    "later_wins": "a later rule always wins over an earlier one, layer by layer; leave it out",
+    "allow_full": "no layer is ever emptied; ask for less, or take the layer out of the network",
+}
+"""Keys that other tools have for what is one way only here."""
+
+
 @attrs.frozen(kw_only=True, repr=False)
 class Rule:
     """Select layers and say which fraction of them to remove.
@@ -198,4 +205,6 @@ def _plain(value: Any) -> Any:
 def _key_hint(key: str, known: list[str]) -> str:
     if key == "rho":
         return "rho is an option of the pruner, not of the config: admm(..., rho=...)"
+    if key in ("later_wins", "allow_full"):
+        return _ALWAYS[key]
     return close_matches(key, known) or f"known keys: {', '.join(known)}"

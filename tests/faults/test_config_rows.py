@@ -70,9 +70,13 @@ def test_row_7_nan() -> None:
 
 
 def test_row_8_exactly_one() -> None:
-    with pytest.raises(ConfigError, match=r"sparsity: .* got 1\.0") as caught:
+    """No layer is ever emptied, so there is no option that would allow it."""
+    with pytest.raises(ConfigError, match=r"sparsity: expected a fraction in \[0, 1\), got 1\.0") as caught:
         Config(1.0)
-    assert "0.99" in caught.value.hint
+    assert "no layer is ever emptied: ask for less, such as 0.99" in caught.value.hint
+    with pytest.raises(ConfigError, match="rule 0: unknown key 'allow_full'") as caught:
+        Config([{"sparsity": 1.0, "allow_full": True}])
+    assert "no layer is ever emptied" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,21 @@ def test_row_10_a_rule_that_later_rules_override_wholly(model: Model) -> None:
     assert (ordered["conv1"].sparsity, ordered["conv2"].sparsity) == (0.3, 0.8)
 
 
+def test_row_10_a_rule_that_a_later_one_overrides_in_part_is_in_the_plan(model: Model) -> None:
+    """The order of the rules says which one wins; the plan shows where that is, before anything runs."""
+    plan = Config([{"sparsity": 0.3}, {"op_types": ["Conv2d"], "sparsity": 0.8}]).resolve(model)
+    assert [(row.layer.name, row.rule, row.over) for row in plan.selected] == [
+        ("conv1", 1, (0,)),
+        ("conv2", 1, (0,)),
+        ("fc", 0, ()),
+    ]
+    shown = {line.split()[0]: line for line in str(plan).splitlines()}
+    assert "1 over 0  0.8" in shown["conv1"] and "over" not in shown["fc"]
+    with pytest.raises(ConfigError, match="rule 1: unknown key 'later_wins'") as caught:
+        Config([{"sparsity": 0.3}, {"op_types": ["Conv2d"], "sparsity": 0.8, "later_wins": True}])
+    assert "a later rule always wins" in caught.value.hint
+
+
 def test_row_11_exclude_then_include(model: Model) -> None:
     rules = [{"sparsity": 0.5}, {"op_names": ["fc"], "exclude": True}, {"op_names": ["fc"], "sparsity": 0.1}]
     with pytest.raises(ConfigError) as caught:
@@ -119,6 +138,7 @@ def test_row_11_exclude_then_include(model: Model) -> None:
     wider = [{"sparsity": 0.5}, {"op_types": ["Conv2d"], "exclude": True}, {"op_names": ["conv2"], "sparsity": 0.1}]
     plan = Config(wider).resolve(model)
     assert plan["conv1"].excluded
+    assert (plan["conv1"].over, plan["conv2"].over) == ((0,), (0, 1))
     assert plan["conv2"].sparsity == 0.1
 
 

@@ -112,7 +112,7 @@ def test_the_table_is_text_and_html(model: Model) -> None:
     assert lines[0] == "Plan: 3 of 7 layers"
     assert lines[1].split() == ["layer", "type", "shape", "rule", "removes", "note"]
     assert ["conv", "Conv2d", "6x8x3x3", "0", "0.5"] in [line.split() for line in lines]
-    assert ["fc", "Linear", "4x6", "1", "excluded"] in [line.split() for line in lines]
+    assert ["fc", "Linear", "4x6", "1", "over", "0", "excluded"] in [line.split() for line in lines]
     assert repr(plan) == "Plan(3 of 7 layers, 2 rules)"
     assert plan._repr_html_().count("<tr>") == 8
 
