@@ -153,6 +153,7 @@ def _module_layer(
 ) -> Layer:
     kinds = frozenset(cls.__name__ for cls in type(module).__mro__)
     transposed = bool(kinds & _TRANSPOSED) and key == "weight"
+    computed = "parametrizations" in vars(module)["_modules"]  # what is left as its own is not what it multiplies by
     axis = 1 if (transposed or bool(kinds & _INPUT_FIRST)) and key == "weight" and params[weight].ndim > 1 else 0
     layer = _layer(
         name,
@@ -162,7 +163,7 @@ def _module_layer(
         params[weight],
         axis=axis,
         groups=int(getattr(module, "groups", 1)) if transposed else 1,
-        default=not kinds.isdisjoint(DEFAULT_OP_TYPES),
+        default=not kinds.isdisjoint(DEFAULT_OP_TYPES) and not computed,
     )
     bias = canonical.get(f"{path}.bias" if path else "bias") if key == "weight" else None
     fits = bias is not None and bias in params and tuple(params[bias].shape) == (layer.units,)

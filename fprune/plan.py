@@ -206,6 +206,7 @@ def _why_nothing(rows: Sequence[Row]) -> str:
 def _row(layer: Layer, winner: int | None, rules: Sequence[Rule], weight: Tensor, frozen: bool) -> Row:
     """Return the row of one layer."""
     note = "frozen (requires_grad=False)" if frozen else ""
+    note = "part of a computed weight (parametrization)" if ".parametrizations." in layer.weight else note
     note = "empty" if weight.numel() == 0 else note
     note = "not float" if not weight.is_floating_point() else note
     if winner is None:

@@ -7,6 +7,8 @@ from fprune.layers import Layer
 from fprune.rule import Rule
 from fprune.tree import Flat
 
+_REMOVE = "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"
+
 __all__ = ["few", "matched", "quoted", "refuse_dead"]
 
 
@@ -18,7 +20,7 @@ def matched(index: int, rule: Rule, layers: Sequence[Layer]) -> frozenset[int]:
     if not hits and not rule.allow_empty:
         types = sorted({layer.type for layer in layers})
         by_name = [layer for layer in layers if rule.op_partial_names and _by_name(rule, layer)]
-        hint = f"types in this model: {quoted(types)}; allow_empty=True accepts an empty rule"
+        hint = f"types in this model: {quoted(types)}; allow_empty=True accepts an empty rule{_computed(layers)}"
         if by_name and not rule.op_types:
             found = sorted({layer.type for layer in by_name})
             hint = f"substrings reach the default types only; add op_types={found} to mean these"
@@ -58,7 +60,7 @@ def _check_selectors(index: int, rule: Rule, layers: Sequence[Layer]) -> None:
     types = sorted({layer.type for layer in layers}) if rule.op_types else []
     for kind in rule.op_types:
         if kind not in types and not (kind == "default" and any(layer.default for layer in layers)):
-            hint = f"types in this model: {quoted(types)}. {close_matches(kind, types)}".strip()
+            hint = f"types in this model: {quoted(types)}. {close_matches(kind, types)}".strip() + _computed(layers)
             raise ConfigError(f"rule {index}: no layer of type {kind!r}", hint=hint)
     for name in rule.op_names:
         if not any(name in layer.names for layer in layers):
@@ -70,12 +72,20 @@ def _check_selectors(index: int, rule: Rule, layers: Sequence[Layer]) -> None:
             raise ConfigError(f"rule {index}: no layer name contains {part!r}", hint=hint)
 
 
+def _computed(layers: Sequence[Layer]) -> str:
+    """What else to know about a rule that finds nothing, where weights are out of its reach."""
+    found = any(".parametrizations." in layer.weight for layer in layers)
+    return f"; weights computed by a parametrization are no layers: call {_REMOVE} first" if found else ""
+
+
 def _name_hint(name: str, layers: Sequence[Layer]) -> str:
     names = [layer.name for layer in layers]
     inside = [other for other in names if other.startswith(f"{name}.")]
     owner = next((layer.name for layer in layers if layer.bias == name), None)
     if owner is not None:
         return f"a bias goes with its layer; name {owner!r}"
+    if any(other.startswith(f"{name}.parametrizations.") for other in inside):
+        return f"the weight of {name!r} is computed by a parametrization; call {_REMOVE} first"
     if inside:
         return f"{name!r} holds {len(inside)} layers; op_partial_names=['{name}.'] selects them"
     if "*" in name:
