@@ -65,8 +65,34 @@ def call(
     if any(_hides_tensors(module) for module in skeleton.modules()):
         # functional_call swaps registered tensors only, not a parameter that also sits in a plain list
         return _filled(skeleton, values)(*args, **kwargs)
-    with _unchanged(skeleton):
+    with _unchanged(skeleton), _explained():
         return torch.func.functional_call(skeleton, values, args, kwargs, tie_weights=True, strict=True)
+
+
+_VMAP = (
+    (
+        "Batch norm got a batched tensor",
+        "a normalisation in training mode computes its statistics over a batch, which vmap takes apart",
+        "call model.eval(), or vmap over something else than the samples",
+    ),
+    (
+        "random operation while in randomness error mode",
+        "the forward pass draws random numbers, such as dropout does, and vmap is not told which",
+        "vmap(fn, randomness='different'), or call model.eval()",
+    ),
+)
+"""What torch says of a model under vmap, what it means, and what to do."""
+
+
+@contextmanager
+def _explained() -> Generator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        for said, found, hint in _VMAP:
+            if said in str(error):
+                raise ModelError(found, hint=hint) from error
+        raise
 
 
 def in_mode(skeleton: nn.Module, training: bool) -> nn.Module:

@@ -23,6 +23,7 @@ from fprune.criteria.criterion import Grain, criterion
 from fprune.criteria.derivatives import Weights, gradients, plain_attention, wide
 from fprune.criteria.linear import Tapping, single_rows
 from fprune.criteria.samples import Rebuild, taken_apart
+from fprune.errors import ModelError
 from fprune.layers import Layer
 from fprune.model import Model
 from fprune.scope import Scope
@@ -110,7 +111,7 @@ def _where_it_works(fast: _Squares, sure: _Squares) -> _Squares:
         parts = fast(rows, rebuild, where)
         try:
             first = next(parts)
-        except RuntimeError:
+        except (RuntimeError, ModelError):
             parts = sure(rows, rebuild, where)  # an error of the user's own is raised here again
             first = next(parts)
         yield first

@@ -110,8 +110,8 @@ class Recording(TorchDispatchMode):
             if device.type == "meta":
                 raise NeedsData(str(error)) from error
             owners = [id(frame.f_locals.get("self")) for frame, _ in walk_tb(error.__traceback__)]
-            path = [paths[owner] for owner in owners if owner in paths][-1:]
-            where = f"in {path[0]!r}" if any(path) else "in the root module"
+            path = next((paths[owner] for owner in reversed(owners) if owner in paths), "")
+            where = f"in {path!r}, {_in_brief(net.get_submodule(path))}," if path else "in the root module"
             shapes = [tuple(x.shape) for x in flat if isinstance(x, Tensor)]
             raise ModelError(
                 f"the forward pass fails {where} on example inputs of shapes {shapes}: {type(error).__name__}: {error}",
@@ -273,6 +273,11 @@ class Recording(TorchDispatchMode):
             tuple(self._reads),
             self._attributes,
         )
+
+
+def _in_brief(module: nn.Module) -> str:
+    """A module with what its sizes are, and without what is inside it."""
+    return f"{type(module).__name__}({module.extra_repr()})"
 
 
 def _sourced(bound: Mapping[str, Any], given: Given) -> dict[str, tuple[Any, ...]]:

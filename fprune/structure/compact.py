@@ -12,8 +12,10 @@ from fprune.lineage import Lineage
 from fprune.masks import Masks
 from fprune.model import Model
 from fprune.structure.bisimulate import CLOSE, divergences, first_difference
+from fprune.structure.capture import BRANCHES
 from fprune.structure.diagnose import differing
 from fprune.structure.forms import FORMS, Form
+from fprune.structure.graph import Graph
 from fprune.structure.hooks import lost_hooks
 from fprune.structure.operation import Operation, planned, rounded, tensors_after
 from fprune.structure.rewrite import Cut
@@ -243,5 +245,16 @@ def _exact(masked: Model, operation: Operation, exact: Mapping[str, Tensor], sty
         "the smaller model would not compute the same. "
         + "; ".join(problems)
         + (f"; first difference: {where}" if where else ""),
-        hint="report this model; until then exclude the layers named here",
+        hint=_way_out(graph),
+    )
+
+
+def _way_out(graph: Graph) -> str:
+    """What to do about a model of which no smaller one computes the same."""
+    choices = [read.site for read in graph.reads if read.operator in BRANCHES]
+    if not choices:
+        return "report this model; until then exclude the layers named here"
+    return (
+        f"the model chooses by its inputs at {choices[0]}: exclude the layers that only one of the ways runs "
+        "through, or leave out speed_up(), since masks suit both"
     )
