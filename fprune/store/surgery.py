@@ -95,11 +95,16 @@ def _again(origin: Model, form: Entry, tensors: Mapping[str, Tensor], lineage: L
         form["replaced"].refuse(f"the model has no module {min(unknown)!r}")
     twins = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     try:
-        return repeated(origin, trace(origin, example_inputs), lineage, twins, style, replaced)
+        done = repeated(origin, trace(origin, example_inputs), lineage, twins, style, replaced)
     except FpruneError as error:
         raise _different(form, error.message) from error
     except Exception as error:  # the lineage on file asks for what this model cannot do
         raise _different(form, f"{type(error).__name__}: {error}") from error
+    made = {**done.model.params, **done.model.buffers}
+    for name in sorted({*made, *tensors}):
+        if name not in made or name not in tensors or made[name].shape != tensors[name].shape:
+            raise _different(form, f"it gives another {name!r}")
+    return done
 
 
 def _different(form: Entry, reason: str) -> CheckpointError:
