@@ -89,6 +89,27 @@ class CheckpointError(FpruneError, OSError):
     """A stored run that is damaged, incomplete, or belongs to something else."""
 
 
+class LawViolation(FpruneError, AssertionError):
+    """A pruner, schedule, stage or pipeline that breaks a law which `fprune.testing` checks.
+
+    Examples:
+        >>> violation = LawViolation("mine() breaks the law 'exact count'", law="exact count", example="seed = 0")
+        >>> violation.law, violation.example
+        ('exact count', 'seed = 0')
+
+    Args:
+        message: The law, and what was found in the place of what was expected.
+        hint: What the law says.
+        law: Its name.
+        example: The smallest example found, as code.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", law: str = "", example: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.law = law
+        self.example = example
+
+
 class FpruneWarning(_Told, UserWarning):
     """The root of every warning: the run goes on, and its result may not be what was meant.
 

@@ -26,6 +26,8 @@ def test_import_brings_nothing_heavy() -> None:
     assert done.returncode == 0, f"`import fprune` fails:\n{done.stderr}"
     brought = sorted({name.split(".")[0] for name in done.stdout.split()} & set(HEAVY))
     assert not brought, f"`import fprune` imports {brought}; import them inside the function that needs them"
+    own = {"fprune.strategies", "fprune.testing"} & set(done.stdout.split())
+    assert not own, f"`import fprune` imports {own}, which need hypothesis"
 
 
 def test_import_leaves_torch_as_it_was() -> None:
