@@ -8,8 +8,9 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -20,7 +21,8 @@ from fprune.errors import CheckpointError
 DIGEST_BYTES = 32
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_PIECE = 1 << 24
+_PIECE = 1 << 22
+_HASHING = min(4, os.cpu_count() or 1)
 
 
 @final
@@ -30,16 +32,25 @@ class Written:
 
     Args:
         bytes: its size.
-        blake2b: its BLAKE2b digest of 32 bytes, in hexadecimal digits.
+        blake2b: the BLAKE2b digest, in hexadecimal digits, of the digests of its pieces of 4 MiB; 32 bytes each.
     """
 
     bytes: int
     blake2b: str
 
 
-def hasher() -> Any:
-    """A fresh hash, as all digests on disk are made."""
-    return hashlib.blake2b(digest_size=DIGEST_BYTES)
+def _hash(data: Any) -> bytes:
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def digest_of(data: bytes) -> str:
+    """The BLAKE2b digest of a few bytes, as manifests name each other by it.
+
+    Examples:
+        >>> digest_of(b"")[:8]
+        '0e5751c0'
+    """
+    return _hash(data).hex()
 
 
 def write_file(path: Path, parts: Iterable[Any]) -> Written:
@@ -55,28 +66,31 @@ def write_file(path: Path, parts: Iterable[Any]) -> Written:
     Raises:
         OSError: as the operating system says.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
     descriptor = os.open(path, flags, 0o666)
     try:
-        digest, size = hasher(), 0
-        # Hashing takes longer than writing into the page cache; both release the interpreter, so they overlap.
-        with ThreadPoolExecutor(1) as beside:
-            hashed = beside.submit(digest.update, b"")
-            for part in parts:
-                for piece in _pieces(memoryview(part)):
-                    hashed.result()  # one piece at a time, so that no more than one is held back
-                    hashed = beside.submit(digest.update, piece)
-                    size += _write_all(descriptor, piece)
-            hashed.result()
-        os.fsync(descriptor)
+        size = sum(_write_all(descriptor, memoryview(part).cast("B")) for part in parts)
+        # Hashing takes longer than the disk does, and releases the interpreter: the two go on beside each other.
+        with _digests(descriptor, size) as digests:
+            os.fsync(descriptor)
+            return Written(size, _together(digests))
     finally:
         os.close(descriptor)
-    return Written(size, digest.hexdigest())
 
 
-def _pieces(view: memoryview) -> Iterable[memoryview]:
-    view = view.cast("B")
-    return (view[at : at + _PIECE] for at in range(0, len(view), _PIECE))
+@contextmanager
+def _digests(descriptor: int, size: int) -> Generator[Iterator[bytes]]:
+    """The digests of a file's pieces, made by a few threads."""
+
+    def digest(at: int) -> bytes:
+        return _hash(os.pread(descriptor, _PIECE, at))
+
+    with ThreadPoolExecutor(_HASHING) as beside:
+        yield beside.map(digest, range(0, size, _PIECE))
+
+
+def _together(digests: Iterable[bytes]) -> str:
+    return digest_of(b"".join(digests))
 
 
 def _write_all(descriptor: int, piece: memoryview) -> int:
@@ -165,16 +179,32 @@ def digest_file(path: Path) -> Written:
     Raises:
         CheckpointError: it is missing, is no regular file, or cannot be read.
     """
-    descriptor, _ = open_regular(path)
-    digest, size = hasher(), 0
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        try:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-                size += len(piece)
-        except OSError as error:
-            raise CheckpointError(f"{path}: {error.strerror}") from error
-    return Written(size, digest.hexdigest())
+    descriptor, size = open_regular(path)
+    try:
+        with _digests(descriptor, size) as digests:
+            return Written(size, _together(digests))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def digest_parts(parts: Iterable[Any]) -> Written:
+    """The size and digest that a file of these buffers would have."""
+    size, held, digests = 0, bytearray(), list[bytes]()
+
+    for part in parts:
+        view = memoryview(part).cast("B")
+        size += len(view)
+        while len(held) + len(view) >= _PIECE:
+            room = _PIECE - len(held)
+            held += view[:room]
+            digests.append(_hash(held))
+            held, view = bytearray(), view[room:]
+        held += view
+    if held:
+        digests.append(_hash(held))
+    return Written(size, _together(digests))
 
 
 def free_bytes(path: Path) -> int:

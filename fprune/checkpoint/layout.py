@@ -22,7 +22,7 @@ from fprune.checkpoint.tensors import parts
 if TYPE_CHECKING:
     from fprune.records import TaskResult
 
-__all__ = ["FORMAT", "MANIFEST", "ORIGIN", "RUN", "STATE", "begin", "described_run", "digest_of", "keep", "round_name"]
+__all__ = ["FORMAT", "MANIFEST", "ORIGIN", "RUN", "STATE", "begin", "described_run", "keep", "round_name"]
 
 FORMAT = 1
 RUN, ORIGIN, STATE, MANIFEST = "run.json", "origin.safetensors", "state.safetensors", "manifest.json"
@@ -39,13 +39,6 @@ def round_name(index: int) -> str:
         'it-000003'
     """
     return f"it-{index:06d}"
-
-
-def digest_of(data: bytes) -> str:
-    """The digest of some bytes, as manifests name each other."""
-    state = disk.hasher()
-    state.update(data)
-    return state.hexdigest()
 
 
 def described_run(start: "TaskResult", pipeline: str | None, origin: Written) -> dict[str, Any]:
@@ -116,4 +109,4 @@ def keep(folder: Path, result: "TaskResult", run: str, parent: str | None) -> tu
         manifest = {"format": FORMAT, "run": run, "parent": parent, "files": files, "result": record}
         text = sealed(manifest, f"{name}/{MANIFEST}")
         disk.write_file(staging / MANIFEST, [text])
-    return digest_of(text), state.bytes + len(text)
+    return disk.digest_of(text), state.bytes + len(text)

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fprune import tree
+from fprune.checkpoint import disk
 from fprune.checkpoint.commit import staged
-from fprune.checkpoint.layout import begin, digest_of, keep
+from fprune.checkpoint.layout import begin, keep
 from fprune.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -36,4 +37,4 @@ def save(result: "TaskResult", path: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise CheckpointError(f"{target.parent}: cannot be made: {error.strerror}") from error
     with staged(target.parent, target.name, doing="the result", needed=needed) as staging:
-        keep(staging, result, digest_of(begin(staging, result, None)), None)
+        keep(staging, result, disk.digest_of(begin(staging, result, None)), None)

@@ -21,7 +21,7 @@ def sealed(record: object, where: str) -> bytes:
         record: plain dicts, lists, texts and numbers.
         where: the file, for errors.
     """
-    digest = _digest(dumps(record, where, limit=_LIMIT))
+    digest = disk.digest_of(dumps(record, where, limit=_LIMIT))
     return dumps({"blake2b": digest, "record": record}, where, indent=1, limit=_LIMIT) + b"\n"
 
 
@@ -37,14 +37,8 @@ def unsealed(data: bytes, where: str) -> Entry:
     """
     found = loads(data, where, limit=_LIMIT).only("blake2b", "record")
     record = found["record"]
-    if found["blake2b"].text() != _digest(dumps(record.value, where, limit=_LIMIT)):
+    if found["blake2b"].text() != disk.digest_of(dumps(record.value, where, limit=_LIMIT)):
         raise damaged(where, "its digest does not fit its contents")
     if sealed(record.value, where) != data:
         raise damaged(where, "its spelling is not the one that is written")
     return record
-
-
-def _digest(data: bytes) -> str:
-    state = disk.hasher()
-    state.update(data)
-    return state.hexdigest()

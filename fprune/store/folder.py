@@ -12,7 +12,6 @@ import attrs
 from fprune import tree
 from fprune.checkpoint import disk
 from fprune.checkpoint.commit import LOCK, discard, locked, sweep
-from fprune.checkpoint.disk import Written
 from fprune.checkpoint.encode import origin_tensors
 from fprune.checkpoint.environment import Environment
 from fprune.checkpoint.layout import ORIGIN, RUN, begin, described_run, keep, round_name
@@ -85,7 +84,7 @@ class RunFolder:
     def _compare(self, run: Run, start: TaskResult, name: str) -> None:
         """Refuse to go on with a run that is another one; say when it is the same in another place."""
         said = run.entry
-        origin = _written(start)
+        origin = disk.digest_parts(parts(origin_tensors(start)[1], ORIGIN))
         now = described_run(start, name, origin)
         found = [
             f"{key}: {said[key].value!r} there, {now[key]!r} here"
@@ -117,15 +116,6 @@ class RunFolder:
             return False
         origin = Origin(start.task.origin, start.task.origin_masks)
         return same(result_of(run, committed(run, start.index), origin, start.task.example_inputs), start)
-
-
-def _written(start: TaskResult) -> Written:
-    """The size and digest that the file with the first network has, or would have."""
-    state, size = disk.hasher(), 0
-    for part in parts(origin_tensors(start)[1], ORIGIN):
-        state.update(part)
-        size += memoryview(part).nbytes
-    return Written(size, state.hexdigest())
 
 
 def _differing_values(folder: Path, start: TaskResult) -> list[str]:

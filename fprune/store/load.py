@@ -13,7 +13,7 @@ from fprune.checkpoint import disk
 from fprune.checkpoint.decode import decoded, decoded_origin
 from fprune.checkpoint.encode import template as described
 from fprune.checkpoint.entry import Entry, damaged
-from fprune.checkpoint.layout import FORMAT, MANIFEST, ORIGIN, RUN, STATE, digest_of, round_name
+from fprune.checkpoint.layout import FORMAT, MANIFEST, ORIGIN, RUN, STATE, round_name
 from fprune.checkpoint.seal import unsealed
 from fprune.checkpoint.tensors import read
 from fprune.errors import CheckpointError, ConfigTypeError, RoundDamaged
@@ -84,7 +84,7 @@ def run_of(folder: Path) -> Run:
     data = disk.read_file(path, _LIMIT)
     entry = unsealed(data, str(path))
     _of_this_format(entry)
-    return Run(folder, entry, digest_of(data))
+    return Run(folder, entry, disk.digest_of(data))
 
 
 def _of_this_format(entry: Entry) -> None:
@@ -120,7 +120,7 @@ def committed(run: Run, index: int) -> Committed:
         raise damaged(entry.file, f"it is of round {entry['result']['round'].integer()}")
     said, found = entry["files"].only(STATE)[STATE], disk.digest_file(folder / STATE)
     _compare(said, found.bytes, found.blake2b, folder / STATE)
-    return Committed(index, entry, digest_of(data), found.bytes + len(data))
+    return Committed(index, entry, disk.digest_of(data), found.bytes + len(data))
 
 
 def _compare(said: Entry, size: int, digest: str, path: Path) -> None:
