@@ -52,6 +52,31 @@ def _set_device(device: torch.device) -> None:
     torch.set_default_device(None if device.type == "cpu" else device)
 
 
+def _autocast() -> tuple[bool, torch.dtype]:
+    return torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+
+def _set_autocast(values: tuple[bool, torch.dtype]) -> None:
+    torch.set_autocast_enabled("cpu", values[0])
+    torch.set_autocast_dtype("cpu", values[1])
+
+
+def _anomaly() -> tuple[bool, bool]:
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+
+
+def _set_anomaly(flags: tuple[bool, bool]) -> None:
+    torch.autograd.set_detect_anomaly(*flags)
+
+
+def _mkldnn() -> bool:
+    return torch.backends.mkldnn.enabled  # pyright: ignore[reportReturnType]  # a property of torch's module
+
+
+def _set_mkldnn(enabled: bool) -> None:
+    torch.backends.mkldnn.set_flags(enabled, _fp32_precision=cast(Any, None))
+
+
 _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.get_default_dtype, torch.set_default_dtype),
@@ -60,6 +85,9 @@ _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (_determinism, _set_determinism),
     (_cudnn, _set_cudnn),
+    (_mkldnn, _set_mkldnn),
+    (_autocast, _set_autocast),
+    (_anomaly, _set_anomaly),
 )
 
 
@@ -77,7 +105,8 @@ def isolated(seed: int | None = None) -> Generator[None]:
     """Restore the global random generators and settings on the way out, also after an exception.
 
     Covers the generators of torch (CPU, CUDA), `random` and, where it is already imported, numpy; the grad mode, the
-    default dtype and device, the thread count, the matmul precision and the determinism flags.
+    default dtype and device, the thread count, the matmul precision, autocast on the CPU, the determinism flags, and
+    those of cuDNN, oneDNN and anomaly detection.
 
     Examples:
         >>> import torch

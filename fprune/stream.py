@@ -12,7 +12,7 @@ import attrs
 
 from fprune.config import Config
 from fprune.errors import FpruneError, FpruneWarning, ScheduleError, StageError
-from fprune.isolation import settings, under
+from fprune.isolation import isolated, settings, under
 from fprune.records import Goal, Report, TaskResult
 from fprune.shrinking import refuse_less
 
@@ -264,7 +264,8 @@ def reports(state: TaskResult) -> tuple[Report, ...]:
 
 def _rank(report: Report, best: Callable[[Report], Any] | None) -> tuple[Any, ...]:
     if best is not None:
-        value = best(report)
+        with isolated():
+            value = best(report)
         if value != value:
             raise ScheduleError(
                 f"best: nan for round {report.index}, which is neither more nor less than another value",

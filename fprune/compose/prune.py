@@ -12,6 +12,7 @@ from fprune.compose.functions import numbers
 from fprune.config import Config
 from fprune.errors import CompositionError, StageError
 from fprune.inputs import Inputs
+from fprune.isolation import isolated
 from fprune.masks import Masks
 from fprune.model import Model
 from fprune.records import TaskResult
@@ -119,7 +120,8 @@ def pure_masks(
             )
         structure = traced(params, given)
     scope = Scope.of(params, masks=masks, structure=structure, seed=seed, example_inputs=given)
-    return _masks_of(_checked(call, call(scope, config), params))
+    with isolated(seed):
+        return _masks_of(_checked(call, call(scope, config), params))
 
 
 def _masks_of(found: Masks | Trained) -> Masks:

@@ -29,6 +29,16 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: torch.backends.cudnn.benchmark,
         lambda: torch.backends.cudnn.set_flags(_benchmark=True, _fp32_precision=None),
     ),
+    "onednn": (
+        lambda: torch.backends.mkldnn.enabled,
+        lambda: torch.backends.mkldnn.set_flags(False, _fp32_precision=None),
+    ),
+    "autocast": (lambda: torch.is_autocast_enabled("cpu"), lambda: torch.set_autocast_enabled("cpu", True)),
+    "autocast dtype": (
+        lambda: torch.get_autocast_dtype("cpu"),
+        lambda: torch.set_autocast_dtype("cpu", torch.float16),
+    ),
+    "anomaly detection": (torch.is_anomaly_enabled, lambda: torch.autograd.set_detect_anomaly(True)),
 }
 
 
