@@ -222,14 +222,11 @@ def test_row_35_attributes_of_compacted_modules() -> None:
     net = nn.Sequential(*layers, nn.Linear(6, 2), nn.Flatten(), nn.Linear(16, 3))
     rules, x = [{"op_names": ["0", "3"], "sparsity": 0.5}], torch.ones(2, 3, 6, 6)
     pipeline = one_shot() | l1(dependency_aware)
-    result, masked = (
-        (pipeline | speed_up()).run(net, rules, example_inputs=(x,)),
-        pipeline.run(net, rules, example_inputs=(x,)),
-    )
-    small = result.module()
-    print(small)
+    masked = pipeline.run(net, rules, example_inputs=(x,))
+    small = (pipeline | speed_up()).run(net, rules, example_inputs=(x,)).module()
     assert (small[1].groups, small[1].in_channels, small[1].out_channels) == (4, 4, 4)
     assert (small[3].out_features, small[5].in_features) == (3, 3)
+    assert repr(small[4]) == "GhostLayerNorm(width=6, eps=1e-05)", "three channels, with the statistics of six"
     torch.testing.assert_close(small(x), masked.module()(x))
 
 
