@@ -181,7 +181,7 @@ def _compact(piece: Piece, ask: Ask) -> str | None:
     return None
 
 
-_TIES = ((8, 2), (64, 1), (64, 64), (512, 8), (4096, 1), (4096, 8))
+_TIES = ((8, 2), (100, 1), (64, 64), (512, 8), (4096, 1), (4096, 8))
 
 
 @st.composite

@@ -11,8 +11,8 @@ from fprune.compose import Schedule
 from fprune.config import Config
 from fprune.model import Model
 from fprune.records import Goal, Report
-from fprune.run import same_selectors
 from fprune.setting import Setting
+from fprune.shrinking import same_selectors
 from fprune.strategies import networks, reached
 from fprune.strategies.histories import SCORES
 from fprune.strategies.hypothesis import st
