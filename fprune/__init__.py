@@ -83,6 +83,8 @@ from fprune.inputs import inputs as inputs
 
 # Runs that survive: folders, and results read back.
 from fprune.store import run_folder as run_folder
+from fprune.store import stage_cache as stage_cache
+from fprune.store import keyed as keyed
 from fprune.store import load as load
 
 # Functions to use on their own.
@@ -92,9 +94,6 @@ from fprune.structure import verify as verify
 from fprune.count import count as count
 from fprune.sensitivity import sensitivity as sensitivity
 from fprune.sensitivity import Sensitivity as Sensitivity
-
-# Stores: what is kept between processes.
-from fprune.store import keyed as keyed
 
 # Whole algorithms, made of the above.
 from fprune.recipes import auto_compress as auto_compress

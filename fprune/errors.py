@@ -149,6 +149,15 @@ class RoundDamaged(FpruneWarning):
     """
 
 
+class NotKept(FpruneWarning):
+    """What a stage made could not be put into a cache, so that it will be made again.
+
+    Examples:
+        >>> print(NotKept("runs/cache: what finetune(train) made is not kept: No space left on device"))
+        runs/cache: what finetune(train) made is not kept: No space left on device
+    """
+
+
 class TiedScores(FpruneWarning):
     """All scores that compete are equal, so which units go is decided by name and index alone.
 

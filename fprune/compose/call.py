@@ -143,6 +143,13 @@ class Call:
         told: Any = getattr(self.factory, "reads", "record")
         return cast(str, told(*self.args, **dict(self.kwargs)) if callable(told) else told)
 
+    @property
+    def key_parts(self) -> tuple[Callable[..., Any], Mapping[str, Any], object]:
+        """What a key is made of: the function, its options with the defaults filled in, and how it was lifted."""
+        bound = inspect.signature(self.factory).bind(*self.args, **dict(self.kwargs))
+        bound.apply_defaults()
+        return self.fn, bound.arguments, (self.factory.lifts, self.factory.regrows)
+
     def _of_factory(self, what: str) -> frozenset[str]:
         """What the lifted function was declared with: a set, or a function of the options."""
         told: Any = getattr(self.factory, what, ())

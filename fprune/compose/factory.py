@@ -14,7 +14,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 Declared = Iterable[str] | Callable[..., Iterable[str]]
 Lifts = Literal["stage", "pruner", "schedule"]
-Reads = Literal["tensors", "record", "world"]
+Reads = Literal["tensors", "record", "world", "nothing"]
 NAMED_NEEDS = frozenset({"masks", "score", "example_inputs", "structure"})
 """The closed set that `needs` and `gives` are drawn from."""
 

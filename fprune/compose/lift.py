@@ -65,7 +65,8 @@ def stage(
         check: called with the options when the stage is written; raises when they make no sense.
         reads: what its outcome depends on, for a cache: `"record"`, all of it; `"tensors"`, model, masks, lineage, what
             is carried, the goal's config and the run's inputs, and not what stages and rounds before it reported,
-            which it is then not shown either; or `"world"`, more than the record, so that it is never left out.
+            which it is then not shown either; `"world"`, more than the record, so that it is run each time; or
+            `"nothing"`, since it is there for its effect and passes the record on as it is, run each time as well.
 
     Returns:
         A factory: called with the options it gives a `Stage`.

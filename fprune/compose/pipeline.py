@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import attrs
@@ -18,8 +17,8 @@ from fprune.errors import ConfigTypeError
 from fprune.model import Model
 from fprune.records import Report, TaskResult
 from fprune.run import run
-from fprune.store import run_folder
-from fprune.stream import Store, Stream
+from fprune.store import Storage, parted
+from fprune.stream import Stream
 from fprune.tables import html_table
 
 if TYPE_CHECKING:  # a schedule joined to a stage is a pipeline, and so imports this file
@@ -81,7 +80,7 @@ class Pipeline:
         *,
         example_inputs: object = None,
         seed: int | None = None,
-        store: Store | str | PathLike[str] | None = None,
+        store: Storage | None = None,
         masks: Mapping[str, Tensor] | None = None,
         executor: Executor | None = None,
     ) -> Stream:
@@ -95,7 +94,7 @@ class Pipeline:
                 arguments, one tensor, or `inputs(...)`.
             seed: where all randomness of the run comes from; 0 when neither it nor a result is given.
             store: where results are kept: a folder, from which the same call goes on when it was interrupted, or what
-                `run_folder` gives.
+                `run_folder` gives; what `stage_cache` gives keeps what stages made, to be used by any run.
             masks: what is masked already.
             executor: where rounds that do not depend on each other run, such as a `ProcessPoolExecutor`, loky's or
                 Dask's. These are rounds that start from the origin and whose goals are known together, as those of
@@ -113,12 +112,13 @@ class Pipeline:
             CheckpointError: while it is iterated: the folder holds another run, or a result cannot be kept.
         """
         start = started(model, config, example_inputs=example_inputs, seed=seed, masks=masks)
-        store = run_folder(store) if isinstance(store, str | PathLike) else store
-        _refuse_foreign("store", store, Store, "a folder or a run_folder(...)", 'store="runs/a", or leave it out')
+        rounds, cache = parted(store)
         _refuse_foreign("executor", executor, Executor, "an executor", "ThreadPoolExecutor(), or leave it out")
         start, setting = prepared(self.schedule, self.stage, start, ahead=executor is not None)
         check(self.schedule, self.stage, start, setting)
-        return streamed(self.schedule, self.stage, start, setting, repr(self), store=store, executor=executor)
+        return streamed(
+            self.schedule, self.stage, start, setting, repr(self), store=rounds, cache=cache, executor=executor
+        )
 
     def run(
         self,
@@ -127,7 +127,7 @@ class Pipeline:
         *,
         example_inputs: object = None,
         seed: int | None = None,
-        store: Store | str | PathLike[str] | None = None,
+        store: Storage | None = None,
         masks: Mapping[str, Tensor] | None = None,
         executor: Executor | None = None,
         best: Callable[[Report], Any] | None = None,

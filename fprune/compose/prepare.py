@@ -10,6 +10,7 @@ from fprune.compose.word import Stage
 from fprune.isolation import isolated
 from fprune.records import TaskResult
 from fprune.setting import Setting
+from fprune.store.cache import StageCache
 from fprune.stream import Store, Stream
 from fprune.tree import fold_in
 
@@ -55,12 +56,13 @@ def streamed(
     *,
     entry: TaskResult | None = None,
     store: Store | None = None,
+    cache: StageCache | None = None,
     executor: Executor | None = None,
 ) -> Stream:
     """The rounds of a schedule and a stage from a state on."""
     return Stream(
         schedule.live(setting),
-        stage,
+        stage if cache is None else cache.step(stage.calls, stage.through, start),
         start,
         name,
         entry=entry,

@@ -50,7 +50,7 @@ def joined(call: Call, state: TaskResult, outcome: TaskResult) -> TaskResult:
         outcome: what it returned.
     """
     if call.reads != "tensors":
-        return outcome
+        return state if call.reads == "nothing" else outcome
     scores = "score" in call.gives
     before = state.metrics.without(["score"]) if scores else state.metrics
     goal = attrs.evolve(state.goal, config=outcome.goal.config)
@@ -60,6 +60,7 @@ def joined(call: Call, state: TaskResult, outcome: TaskResult) -> TaskResult:
         masks=outcome.masks,
         lineage=outcome.lineage,
         structure=outcome.structure,
+        carried=outcome.carried,
         score=outcome.score if scores or outcome.score is not None else state.score,
         metrics=before.merged(outcome.metrics),
         notes=(*state.notes, *outcome.notes),

@@ -33,7 +33,7 @@ def _gives(pipeline: Pipeline, *, keep: Keep = "result") -> frozenset[str]:
 
 def _reads(pipeline: Pipeline, *, keep: Keep = "result") -> Reads:
     del keep
-    return "world" if any(call.reads == "world" for call in pipeline.stage.calls) else "tensors"
+    return "world" if any(call.reads in ("world", "nothing") for call in pipeline.stage.calls) else "tensors"
 
 
 @seeded_stage(gives=_gives, check=_checked, reads=_reads)

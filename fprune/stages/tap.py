@@ -9,7 +9,7 @@ from fprune.errors import StageError
 from fprune.records import TaskResult
 
 
-@stage(check=callable_fn, reads="world")
+@stage(check=callable_fn, reads="nothing")
 def tap(result: TaskResult, fn: Callable[[TaskResult], None]) -> TaskResult:
     """Show the record to a function, for logging or plotting, and pass it on as it is.
 

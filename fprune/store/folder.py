@@ -19,6 +19,7 @@ from fprune.checkpoint.tensors import parts
 from fprune.errors import CheckpointError, ConfigTypeError, EnvironmentChanged
 from fprune.inputs import Inputs
 from fprune.records import TaskResult
+from fprune.store.cache import StageCache
 from fprune.store.load import (
     Origin,
     Run,
@@ -49,11 +50,13 @@ class RunFolder:
         path: the folder.
         keep: which rounds stay: `"last"`, the last two and the best, or `"all"`.
         strict_env: refuse to go on in another environment, rather than warn.
+        cache: where what stages make is kept.
     """
 
     path: Path
     keep: Keep = "last"
     strict_env: bool = False
+    cache: StageCache | None = None
 
     @contextmanager
     def writing(self, start: TaskResult, name: str) -> Generator["RunSession"]:
@@ -185,7 +188,9 @@ class RunSession:
                     discard(folder, round_name(index))
 
 
-def run_folder(path: str | os.PathLike[str], *, keep: Keep = "last", strict_env: bool = False) -> RunFolder:
+def run_folder(
+    path: str | os.PathLike[str], *, keep: Keep = "last", strict_env: bool = False, cache: StageCache | None = None
+) -> RunFolder:
     """Keep a run in a folder, for `stream(..., store=...)` and `run(..., store=...)`; a bare path does so too.
 
     A round is written beside, forced to the disk and then given its name, so that whatever happens, power failure
@@ -207,6 +212,7 @@ def run_folder(path: str | os.PathLike[str], *, keep: Keep = "last", strict_env:
         keep: which rounds stay: `"last"`, the last two and the best so far, or `"all"`.
         strict_env: refuse to go on under another torch, machine, device or number of threads, where results may
             differ in their last bits; by default that is a warning.
+        cache: what `stage_cache` gives, for stages to be used again by other runs too.
 
     Returns:
         What `store=` takes.
@@ -218,4 +224,6 @@ def run_folder(path: str | os.PathLike[str], *, keep: Keep = "last", strict_env:
         raise ConfigTypeError(f"keep: expected 'last' or 'all', got {keep!r}", hint='keep="all" keeps every round')
     if not isinstance(strict_env, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigTypeError(f"strict_env: expected True or False, got {strict_env!r}")
-    return RunFolder(Path(path), keep, strict_env)
+    if cache is not None and not isinstance(cache, StageCache):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigTypeError(f"cache: expected a cache, got {cache!r}", hint='cache=stage_cache("runs/cache")')
+    return RunFolder(Path(path), keep, strict_env, cache)

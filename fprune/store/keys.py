@@ -7,7 +7,6 @@ import fractions
 import functools
 import pathlib
 import re
-import weakref
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, EllipsisType, FunctionType, MethodType, ModuleType
 from typing import Any, cast, final
@@ -20,41 +19,15 @@ from torch import Tensor, nn
 from fprune.equality import named_modules, named_tensors, settings
 from fprune.errors import ConfigTypeError
 from fprune.hashing import digest
+from fprune.lineage import Lineage
+from fprune.masks import Masks
+from fprune.report import Report
 from fprune.store.code import closure_of, code_of, defaults_of, globals_of, installed, members_of, named
+from fprune.store.digests import Digests
 from fprune.store.keyed import Keyed, key_of
+from fprune.tree import Flat
 
-__all__ = ["Digests", "key"]
-
-
-@final
-class Digests:
-    """Digests of tensors and skeletons, each computed once as long as the object lives and is not written to."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Any], int, str]] = {}
-
-    def of(self, value: Tensor | nn.Module, compute: Callable[[Any], str]) -> str:
-        """The digest of one object, from memory where it is known."""
-        version = 0 if isinstance(value, nn.Module) or value.is_inference() else value._version
-        found = self._known.get(id(value))
-        if found is not None and found[0]() is value and found[1] == version:
-            return found[2]
-        computed, number = compute(value), id(value)
-        gone = functools.partial(_forget, self._known, number)
-        self._known[number] = (weakref.ref(value, gone), version, computed)
-        return computed
-
-    def tensor(self, value: Tensor) -> str:
-        """The digest of a tensor's dtype, shape and bytes."""
-        return self.of(value, digest)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Digests, ()  # what is in memory here is not there
-
-
-def _forget(known: dict[int, Any], number: int, reference: object) -> None:
-    if number in known and known[number][0] is reference:
-        del known[number]
+__all__ = ["Look", "key"]
 
 
 def key(value: object, where: str, digests: Digests | None = None) -> str:
@@ -106,6 +79,8 @@ class Look:
 
     def at(self, value: Any) -> Any:
         """Describe a value."""
+        if (often := _OFTEN.get(value.__class__)) is not None:
+            return often(self, value)
         if (fields := _fields(value)) is not None:
             return "record", self.inside(value).at(type(value)), [(f, self.of(f, getattr(value, f))) for f in fields]
         for kinds, describe in _KINDS:
@@ -165,6 +140,20 @@ def _written(look: Look, value: Any) -> Any:
 def _keyed(look: Look, value: Keyed) -> Any:
     del look
     return "keyed", key_of(value)
+
+
+def _flat(look: Look, value: Flat[Any] | Masks) -> Any:
+    """Tensors by name in one text, since there are many of them in every key."""
+    if not all(type(item) is Tensor for item in value.values()):
+        return "flat", [(name, look.of(f"[{name!r}]", item)) for name, item in value.items()]
+    rows = [f"{name!r} {item.device.type} {look.digests.tensor(item)}" for name, item in value.items()]
+    return "tensors", "\n".join(rows)
+
+
+def _remembered(look: Look, value: Any) -> Any:
+    """A record of many small parts that comes again and again."""
+    fields = [field.name for field in attrs.fields(cast("Any", type(value))) if field.eq]
+    return look.digests.of(value, lambda record: digest([look.of(field, getattr(record, field)) for field in fields]))
 
 
 def _tensor(look: Look, value: Tensor) -> Any:
@@ -274,6 +263,12 @@ def _settings(look: Look, module: nn.Module) -> Any:
     return [(name, look.at(item)) for name, item in sorted(settings(module).items())]
 
 
+_OFTEN: Mapping[type, Callable[[Look, Any], Any]] = {
+    Flat: _flat,
+    Masks: _flat,
+    Lineage: _remembered,
+    Report: _remembered,
+}
 _KINDS: tuple[tuple[Any, Callable[[Look, Any], Any]], ...] = (
     (Keyed, _keyed),
     ((torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size), _written),

@@ -24,7 +24,7 @@ apoz mean_activation
 per_layer globally dependency_aware balanced n_m block erk lamp owl uniform_plus isomorphic
 finetune evaluate reset_weight speed_up tap
 hold compact verify count
-keyed run_folder load
+keyed stage_cache run_folder load
 sensitivity Sensitivity auto_compress
 errors structure
 """.split()

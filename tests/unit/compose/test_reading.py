@@ -99,7 +99,7 @@ def test_every_stage_of_the_library_declares_what_it_reads() -> None:
         if isinstance(getattr(fprune, name), Factory) and getattr(fprune, name).lifts != "schedule"
     }
     assert [name for name, reads in found.items() if reads == "record"] == []
-    assert [name for name, reads in found.items() if reads == "world"] == ["tap"]
+    assert [name for name, reads in found.items() if reads == "nothing"] == ["tap"]
 
 
 def test_a_pipeline_inside_a_stage_reads_the_world_when_one_of_its_stages_does() -> None:
@@ -113,6 +113,15 @@ def test_a_pipeline_inside_a_stage_reads_the_world_when_one_of_its_stages_does()
 
 def test_remarks_are_made_once() -> None:
     assert TaskResult.start(net(), 0.5).replace(notes=("a", "b", "a")).notes == ("a", "b")
+
+
+def test_a_stage_that_is_there_for_its_effect_changes_nothing() -> None:
+    @stage(reads="nothing")
+    def loud(result: TaskResult) -> TaskResult:
+        return result.replace(score=1.0)
+
+    state = told()
+    assert loud()(state) is state
 
 
 def test_what_a_stage_can_read_is_a_closed_set() -> None:

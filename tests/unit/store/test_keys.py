@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 import fprune
 from fprune import Config, Masks, Model, balanced, dependency_aware, globally, l1, level, n_m, one_shot, speed_up
 from fprune.errors import ConfigTypeError
-from fprune.store.keys import Digests, key
+from fprune.store.digests import Digests
+from fprune.store.keys import key
 from tests.unit.toys import X, net
 
 
@@ -220,7 +221,7 @@ def test_a_function_that_reads_such_a_thing_can_be_given_a_key() -> None:
 
 
 def test_a_tensor_is_hashed_once_until_it_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fprune.store import keys
+    from fprune.store import digests
 
     hashed: list[tuple[int, ...]] = []
 
@@ -229,8 +230,8 @@ def test_a_tensor_is_hashed_once_until_it_is_written_to(monkeypatch: pytest.Monk
             hashed.append(tuple(value.shape))
         return digest(value)
 
-    digest = keys.digest
-    monkeypatch.setattr(keys, "digest", counted)
+    digest = digests.digest
+    monkeypatch.setattr(digests, "digest", counted)
     known, tensor = Digests(), torch.zeros(7)
     first = [key(tensor, "x", known), key({"a": tensor}, "x", known)]
     assert hashed == [(7,)]
