@@ -276,7 +276,7 @@ def test_row_38_example_inputs_of_a_wrong_shape(shape: tuple[int, ...], where: s
     assert "pass example_inputs that the model accepts" in caught.value.hint
 
 
-def test_row_38_masks_and_params_of_a_wrong_shape() -> None:
+def test_row_38_masks_of_a_wrong_shape() -> None:
     with pytest.raises(ModelError, match=r"'0\.weight'.*\(8, 6\)") as caught:
         HALF.run(toys.net(), 0.5, masks=Masks({"0.weight": torch.ones(3, 6, dtype=torch.bool)}))
     assert caught.value.hint

@@ -119,8 +119,9 @@ def test_row_22_a_pruner_that_selects_all_filters_is_refused() -> None:
     def everything(params, config):
         return Masks({name: torch.zeros_like(value, dtype=torch.bool) for name, value in params.items()})
 
-    with pytest.raises(StageError, match=r"everything\(\) masks all 6 elements of 'weight'"):
+    with pytest.raises(StageError, match=r"everything\(\) masks all 6 elements of 'weight'") as caught:
         everything()(started(nn.Linear(2, 3), 0.5))
+    assert caught.value.hint == "lower its sparsity, or exclude the layer"
 
 
 @pytest.mark.parametrize("make", PRUNERS)

@@ -169,8 +169,9 @@ def test_row_45_malicious_files_run_nothing(
     target = run / "it-000000" / file if file in (STATE, MANIFEST) else run / file
     target.write_bytes(content)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(CheckpointError, match=file.replace(".", r"\.")):
+    with pytest.raises(CheckpointError, match=file.replace(".", r"\.")) as caught:
         fprune.load(run, toys.net())
+    assert caught.value.hint
     assert sorted(tmp_path.rglob("*")) == before, "nothing was executed, and no path was built"
 
 
@@ -179,8 +180,9 @@ def test_row_45_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     state = tmp_path / "run" / "it-000000" / STATE
     state.rename(tmp_path / "elsewhere")
     state.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="a symbolic link, expected a file of its own"):
+    with pytest.raises(CheckpointError, match="a symbolic link, expected a file of its own") as caught:
         fprune.load(tmp_path / "run", toys.net())
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(
