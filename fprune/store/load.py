@@ -119,11 +119,16 @@ def committed(run: Run, index: int) -> Committed:
     if entry["result"]["round"].integer() != index:
         raise damaged(entry.file, f"it is of round {entry['result']['round'].integer()}")
     said, found = entry["files"].only(STATE)[STATE], disk.digest_file(folder / STATE)
-    _compare(said, found.bytes, found.blake2b, folder / STATE)
+    as_recorded(said, found.bytes, found.blake2b, folder / STATE)
     return Committed(index, entry, disk.digest_of(data), found.bytes + len(data))
 
 
-def _compare(said: Entry, size: int, digest: str, path: Path) -> None:
+def as_recorded(said: Entry, size: int, digest: str, path: Path) -> None:
+    """Compare a file with what is on record of it.
+
+    Raises:
+        CheckpointError: it is another one.
+    """
     if said["bytes"].integer(0) != size:
         raise damaged(str(path), f"{size:,} bytes, expected {said['bytes'].integer():,}")
     if said["blake2b"].text() != digest:
@@ -144,7 +149,7 @@ def origin_of(run: Run, template: Model) -> Origin:
         )
     path = run.folder / ORIGIN
     found = disk.digest_file(path)
-    _compare(run.entry["origin"], found.bytes, found.blake2b, path)
+    as_recorded(run.entry["origin"], found.bytes, found.blake2b, path)
     return Origin(*decoded_origin(run.entry["masks"]["masks"], tensors_in(path), template))
 
 
