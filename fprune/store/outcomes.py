@@ -4,7 +4,6 @@ CACHE/<key>/outcome.json       what changed, and where each tensor of the outcom
 CACHE/<key>/state.safetensors  the tensors that the stage made; those it was given are not kept again
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +18,7 @@ from fprune.checkpoint.decode import decoded
 from fprune.checkpoint.encode import encoded
 from fprune.checkpoint.entry import Entry, damaged
 from fprune.checkpoint.seal import sealed, unsealed
-from fprune.checkpoint.tensors import parts, read
+from fprune.checkpoint.tensors import parts
 from fprune.equality import same
 from fprune.errors import CheckpointError
 from fprune.lineage import Lineage
@@ -28,6 +27,7 @@ from fprune.model import Model
 from fprune.records import Task, TaskResult
 from fprune.store.digests import Digests
 from fprune.store.form import rebuilt
+from fprune.store.load import tensors_in
 from fprune.tree import Flat
 
 __all__ = ["keep", "kept"]
@@ -177,12 +177,9 @@ def _given(name: str, where: Entry, given: TaskResult) -> Tensor:
 
 def _tensors(path: Path, said: Entry) -> dict[str, Tensor]:
     """The tensors in a file whose digest is the one on record."""
-    descriptor, size = disk.open_regular(path)
-    state = disk.hasher()
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        if size != said["bytes"].integer(0):
-            raise damaged(str(path), f"{size:,} bytes, expected {said['bytes'].integer():,}")
-        found = read(file, str(path), seen=state.update)
-    if state.hexdigest() != said["blake2b"].text():
+    found = disk.digest_file(path)
+    if found.bytes != said["bytes"].integer(0):
+        raise damaged(str(path), f"{found.bytes:,} bytes, expected {said['bytes'].integer():,}")
+    if found.blake2b != said["blake2b"].text():
         raise damaged(str(path), "its digest is not the one on record")
-    return found
+    return tensors_in(path)

@@ -181,6 +181,16 @@ def test_a_stage_at_the_end_reruns_nothing_else(tmp_path: Path, ran: list[str]) 
     assert longer == results(agp(2) | level() | finetune(train) | evaluate(score))
 
 
+def test_what_follows_a_compaction_that_was_not_run_again_is_the_same(tmp_path: Path, ran: list[str]) -> None:
+    first = agp(2) | l1(dependency_aware) | speed_up()
+    results(first, stage_cache(tmp_path))
+    ran.clear()
+    longer = first | l1(dependency_aware) | speed_up()
+    found = results(longer, stage_cache(tmp_path))
+    assert ran.count("speed_up()") == ran.count("l1(dependency_aware)") == 3
+    assert found == results(longer)
+
+
 def test_a_users_stage_reads_what_was_reported_unless_it_says_otherwise(tmp_path: Path, ran: list[str]) -> None:
     @stage
     def whole(result: TaskResult) -> TaskResult:
