@@ -16,6 +16,7 @@ from typing import Any, final
 
 import attrs
 
+from fprune.checkpoint.entry import damaged
 from fprune.errors import CheckpointError
 
 DIGEST_BYTES = 32
@@ -144,12 +145,12 @@ def open_regular(path: Path) -> tuple[int, int]:
         descriptor = os.open(path, flags)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise CheckpointError(f"{path}: a symbolic link, expected a file of its own") from None
-        raise CheckpointError(f"{path}: {error.strerror}") from error
+            raise damaged(str(path), "a symbolic link, expected a file of its own") from None
+        raise damaged(str(path), error.strerror or str(error)) from error
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
-        raise CheckpointError(f"{path}: not a regular file")
+        raise damaged(str(path), "not a regular file")
     return descriptor, found.st_size
 
 
@@ -166,11 +167,11 @@ def read_file(path: Path, limit: int) -> bytes:
     descriptor, size = open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
         if size > limit:
-            raise CheckpointError(f"{path}: {size:,} bytes, expected at most {limit:,}")
+            raise damaged(str(path), f"{size:,} bytes, expected at most {limit:,}")
         try:
             return file.read(limit + 1)
         except OSError as error:
-            raise CheckpointError(f"{path}: {error.strerror}") from error
+            raise damaged(str(path), error.strerror or str(error)) from error
 
 
 def digest_file(path: Path) -> Written:
@@ -184,7 +185,7 @@ def digest_file(path: Path) -> Written:
         with _digests(descriptor, size) as digests:
             return Written(size, _together(digests))
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
+        raise damaged(str(path), error.strerror or str(error)) from error
     finally:
         os.close(descriptor)
 

@@ -343,7 +343,7 @@ ROWS = (
         45,
         "a stored run made to do harm",
         "CheckpointError; nothing is executed, and no path is built from what a file says",
-        _store("row_45_malicious_files_run_nothing", "row_45_a_symbolic_link_is_not_followed"),
+        _store("row_45_malicious_files_run_nothing", "row_45_only_files_of_their_own_are_read"),
     ),
     Row(
         46,

@@ -175,13 +175,22 @@ def test_row_45_malicious_files_run_nothing(
     assert sorted(tmp_path.rglob("*")) == before, "nothing was executed, and no path was built"
 
 
-def test_row_45_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["run.json", "origin.safetensors", f"it-000000/{STATE}", f"it-000000/{MANIFEST}"])
+@pytest.mark.parametrize("put", ["link", "folder", "pipe", "nothing"])
+def test_row_45_only_files_of_their_own_are_read(tmp_path: Path, file: str, put: str) -> None:
     begun(tmp_path / "run", 1)
-    state = tmp_path / "run" / "it-000000" / STATE
-    state.rename(tmp_path / "elsewhere")
-    state.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="a symbolic link, expected a file of its own") as caught:
+    path = tmp_path / "run" / file
+    path.rename(tmp_path / "elsewhere")
+    if put == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif put == "folder":
+        path.mkdir()
+    elif put == "pipe":
+        os.mkfifo(path)
+    found = "a symbolic link" if put == "link" else "not a regular file" if put in ("folder", "pipe") else "[Nn]o"
+    with pytest.raises(CheckpointError, match=f"{found}") as caught:
         fprune.load(tmp_path / "run", toys.net())
+    assert path.name in caught.value.message
     assert caught.value.hint
 
 
