@@ -18,6 +18,7 @@ from fprune.tables import html_table, text_table
 _ROUNDS = ("round", "removes", "starts from", "final")
 _STAYING = ("layer", "why")
 _STAGES = ("stage", "needs", "gives", "does")
+_KEPT = ("round", "stage", "is")
 
 
 @final
@@ -34,6 +35,7 @@ class Explanation:
         structure: what lives and dies together, when a stage needs it.
         staying: selected layers that will not lose what the plan asks, and why.
         may_stop: whether a condition may end the rounds early.
+        kept: round and stage, and whether it is `done`, is `reused`, `runs`, or is `unknown`, where a store was given.
     """
 
     pipeline: str
@@ -44,6 +46,7 @@ class Explanation:
     structure: Any = attrs.field(default=None, eq=False)
     staying: tuple[tuple[str, str], ...] = ()
     may_stop: bool = False
+    kept: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def rounds(self) -> tuple[tuple[str, str, str, str], ...]:
@@ -58,6 +61,8 @@ class Explanation:
         parts = [self.pipeline, rounds, text_table(_STAGES, self.stages, title="Each round"), str(self.plan)]
         if self.staying:
             parts.append(text_table(_STAYING, self.staying, title="Not as asked"))
+        if self.kept:
+            parts.append(text_table(_KEPT, self.kept, title="What is there already"))
         return "\n\n".join(parts if self.structure is None else [*parts, str(self.structure)])
 
     def __repr__(self) -> str:
@@ -68,8 +73,9 @@ class Explanation:
         rounds = html_table(_ROUNDS, self.rounds, title=self.pipeline)
         shown: list[Any] = [self.plan] if self.structure is None else [self.plan, self.structure]
         staying = html_table(_STAYING, self.staying, title="Not as asked") if self.staying else ""
+        kept = html_table(_KEPT, self.kept, title="What is there already") if self.kept else ""
         stages = html_table(_STAGES, self.stages, title="Each round")
-        return rounds + stages + staying + "".join(x._repr_html_() for x in shown)
+        return rounds + stages + staying + kept + "".join(x._repr_html_() for x in shown)
 
 
 def explained(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fprune.compose.check import check, started
 from fprune.compose.explain import Explanation, explained
+from fprune.compose.foretell import foretold
 from fprune.compose.prepare import prepared, streamed
 from fprune.compose.refuse import refusal
 from fprune.compose.word import Stage
@@ -171,13 +172,27 @@ class Pipeline:
         )
         return run(stream, best=best, keep_intermediate_result=keep_intermediate_result)
 
-    def explain(self, model: nn.Module | Model, config: ConfigLike, *, example_inputs: object = None) -> Explanation:
-        """Show what a run would do, before it does anything: rounds, layers, stages. Reads shapes only.
+    def explain(
+        self,
+        model: nn.Module | Model | TaskResult,
+        config: ConfigLike | None = None,
+        *,
+        example_inputs: object = None,
+        seed: int | None = None,
+        store: Storage | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> Explanation:
+        """Show what a run would do, before it does anything: rounds, layers, stages, and what a store has of them.
+
+        It runs no stage, and without a store it reads shapes only.
 
         Args:
-            model: the network.
-            config: what to prune and how much.
+            model: as in `stream`.
+            config: as in `stream`.
             example_inputs: as in `stream`.
+            seed: as in `stream`.
+            store: as in `stream`; what is there already is told too, as far as that is known without running.
+            masks: as in `stream`.
 
         Returns:
             A record that prints as tables.
@@ -185,10 +200,15 @@ class Pipeline:
         Raises:
             FpruneError: as in `stream`.
         """
-        start = started(model, config, example_inputs=example_inputs)
+        start = started(model, config, example_inputs=example_inputs, seed=seed, masks=masks)
+        rounds, cache = parted(store)
         start, setting = prepared(self.schedule, self.stage, start)
         check(self.schedule, self.stage, start, setting)
-        return explained(repr(self), self.schedule, self.stage, start, setting)
+        found = explained(repr(self), self.schedule, self.stage, start, setting)
+        if store is None:
+            return found
+        stream = streamed(self.schedule, self.stage, start, setting, repr(self))
+        return attrs.evolve(found, kept=foretold(self.stage, stream, rounds, cache))
 
     def __or__(self, other: Stage) -> "Pipeline":
         if not isinstance(other, Stage):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -84,6 +84,22 @@ class RunFolder:
             self._compare(run, start, name)
             yield RunSession(self, run, start)
 
+    def latest(self, start: TaskResult, name: str) -> TaskResult | None:
+        """The last result that is there, read without opening the run for writing.
+
+        Args:
+            start: the state the run begins with.
+            name: the pipeline, as it is written.
+
+        Raises:
+            CheckpointError: the folder holds another run, or it is damaged.
+        """
+        if not (self.path / RUN).exists():
+            return None
+        run = run_of(self.path)
+        self._compare(run, start, name)
+        return newest(run, Origin(start.task.origin, start.task.origin_masks), start.task.example_inputs, start.index)
+
     def _compare(self, run: Run, start: TaskResult, name: str) -> None:
         """Refuse to go on with a run that is another one; say when it is the same in another place."""
         said = run.entry

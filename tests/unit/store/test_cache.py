@@ -310,6 +310,70 @@ def test_a_run_folder_and_a_cache_work_together(tmp_path: Path, ran: list[str]) 
     assert results(pipeline, run_folder(tmp_path / "b", cache=cache)) == bare and ran == []
 
 
+# Told beforehand
+
+
+def told(pipeline: Pipeline, store: Any) -> list[str]:
+    rows = pipeline.explain(net(), 0.5, example_inputs=INPUTS, store=store).kept
+    return [" ".join(row) for row in rows]
+
+
+def test_explain_tells_what_would_be_used_again(tmp_path: Path, ran: list[str]) -> None:
+    cache, pipeline = stage_cache(tmp_path), lottery(2) | level() | finetune(train)
+    assert told(pipeline, cache) == ["0 level() runs", "0 finetune(train) unknown", "1, ...  unknown"]
+    results(pipeline, cache)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    ran.clear()
+    assert told(pipeline, cache) == [f"{i} {name} reused" for i in (0, 1) for name in ("level()", "finetune(train)")]
+    assert told(pipeline | evaluate(score) | reset_weight(), cache) == [
+        "0 level() reused",
+        "0 finetune(train) reused",
+        "0 evaluate(score) runs",
+        "0 reset_weight() unknown",
+        "1, ...  unknown",
+    ]
+    assert told(lottery(2) | level() | tap(look) | finetune(train), cache)[:3] == [
+        "0 level() reused",
+        "0 tap(look) runs",
+        "0 finetune(train) reused",
+    ]
+    assert ran == [] and sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_what_explain_tells_comes_true(tmp_path: Path, ran: list[str]) -> None:
+    results(agp(2) | level() | finetune(train), stage_cache(tmp_path))
+    other = agp(2) | level() | finetune(train) | l1()
+    rows = [row.split() for row in told(other, stage_cache(tmp_path))]
+    ran.clear()
+    results(other, stage_cache(tmp_path))
+    assert [row[1] for row in rows if row[2:] == ["runs"]] == ran[:1]
+
+
+def test_explain_tells_damage_and_leaves_it(tmp_path: Path) -> None:
+    results(one_shot() | level(), stage_cache(tmp_path))
+    (path,) = tmp_path.glob("*/outcome.json")
+    path.write_bytes(b"")
+    assert told(one_shot() | level(), stage_cache(tmp_path))[0] == "0 level() runs"
+    assert path.read_bytes() == b""
+
+
+def test_explain_tells_which_rounds_of_a_folder_are_done(tmp_path: Path) -> None:
+    pipeline, folder, cache = lottery(3) | level() | finetune(train), tmp_path / "a", stage_cache(tmp_path / "cache")
+    assert told(pipeline, folder)[0] == "0 level() runs" and not folder.exists()
+    stream = iter(pipeline.stream(net(), 0.5, example_inputs=INPUTS, store=folder))
+    next(stream), next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    done = ["0 all done", "1 all done"]
+    assert told(pipeline, folder) == [*done, "2 level() runs", "2 finetune(train) unknown", "3, ...  unknown"]
+    results(pipeline, cache)
+    both = run_folder(folder, cache=cache)
+    assert told(pipeline, both) == [*done, "2 level() reused", "2 finetune(train) reused"]
+    shown = pipeline.explain(net(), 0.5, example_inputs=INPUTS, store=both)
+    assert "What is there already" in str(shown) and "reused" in shown._repr_html_()
+    with pytest.raises(fprune.errors.CheckpointError, match="holds another run"):
+        told(lottery(3) | level(), folder)
+
+
 # In other processes
 
 
