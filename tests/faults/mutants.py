@@ -95,7 +95,9 @@ def edited(value: Any, random: Random) -> Any:
 
 def written(value: Any, random: Random) -> bytes:
     """JSON as other programs might write it, now and then with a key twice."""
-    text = json.dumps(value, indent=random.choice([None, 1]), ensure_ascii=random.random() < 0.5).encode()
+    text = json.dumps(value, indent=random.choice([None, 1]), ensure_ascii=random.random() < 0.5).encode(
+        errors="surrogatepass"
+    )
     if random.random() < 0.1 and isinstance(value, dict) and value:
         key = random.choice(list(value))
         text = b"{" + json.dumps(key).encode() + b":" + json.dumps(value[key]).encode() + b"," + text[1:]
