@@ -1,6 +1,5 @@
 """Real runs, small enough to be killed hundreds of times: what they are, and what they come to without any trouble."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from fprune import (
     run_folder,
     speed_up,
 )
-from fprune.errors import EnvironmentChanged
 from fprune.records import TaskResult
 from fprune.tree import digest
 
@@ -94,11 +92,7 @@ class Run:
 
 RUNS = {
     "agp": Run(
-        agp(4)
-        | l1(dependency_aware)
-        | finetune(with_momentum, carries=True)
-        | evaluate(on_images)
-        | speed_up(),
+        agp(4) | l1(dependency_aware) | finetune(with_momentum, carries=True) | evaluate(on_images) | speed_up(),
         convolutions,
         0.5,
         IMAGES[:1],
@@ -123,11 +117,3 @@ def state(result: TaskResult) -> str:
 def reference(name: str) -> list[str]:
     """The state of every round of a run that nothing disturbs."""
     return [state(result) for result in RUNS[name].stream(None)]
-
-
-def quiet() -> None:
-    """Turn warnings into errors: a round that is damaged although nobody touched it must not pass unseen."""
-    warnings.simplefilter("error")
-    warnings.simplefilter("ignore", FutureWarning)
-    warnings.simplefilter("ignore", DeprecationWarning)
-    assert EnvironmentChanged
