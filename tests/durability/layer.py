@@ -47,12 +47,21 @@ def installed(event: Event) -> Iterator[None]:
         disk.os, disk.shutil = os, shutil  # type: ignore[attr-defined]
 
 
-def at(k: int, act: Callable[[str, tuple[Any, ...]], Any]) -> tuple[Event, list[str]]:
-    """An event that acts at the k-th call, from 0; and the names of the calls that were made."""
-    made = list[str]()
+class Calls:
+    """Counts calls from the first of one kind on, and acts at the k-th.
 
-    def event(name: str, args: tuple[Any, ...]) -> Any:
-        made.append(name)
-        return act(name, args) if len(made) == k + 1 else None
+    Args:
+        k: which call, from 0; -1 for none.
+        act: what to do instead of it; may raise.
+        start: the name of the call that begins the counting; the first of all when it is empty.
+    """
 
-    return event, made
+    def __init__(self, k: int = -1, act: Event = lambda name, args: None, start: str = "") -> None:
+        self.k, self.act, self.start = k, act, start
+        self.made = list[str]()
+
+    def __call__(self, name: str, args: tuple[Any, ...]) -> Any:
+        if not self.made and self.start not in ("", name):
+            return None
+        self.made.append(name)
+        return self.act(name, args) if len(self.made) == self.k + 1 else None

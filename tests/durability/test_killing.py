@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path.cwd()
+ROOT = Path(__file__).parents[2]
 NAMES = ["agp", "annealing", "lottery"]
 
 Order = Callable[..., dict[str, Any]]
