@@ -92,9 +92,16 @@ def place(folder: Path, name: str, parts: Iterable[Any], *, doing: str, needed: 
 
 
 def discard(folder: Path, name: str) -> None:
-    """Take a committed folder away: first its name, then its contents, so that nobody sees half of it."""
+    """Take a committed folder away: first its name, then its contents, so that nobody sees half of it.
+
+    Raises:
+        CheckpointError: it could not be done.
+    """
     gone = _private(folder, TRASH)
-    disk.rename(folder / name, gone)
+    try:
+        disk.rename(folder / name, gone)
+    except OSError as error:
+        raise disk.failed(f"{name} out of the way", folder, error, 0) from error
     disk.remove(gone)
 
 

@@ -97,7 +97,10 @@ def _together(digests: Iterable[bytes]) -> str:
 def _write_all(descriptor: int, piece: memoryview) -> int:
     done = 0
     while done < len(piece):
-        done += os.write(descriptor, piece[done:])
+        written = os.write(descriptor, piece[done:])
+        if not written:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        done += written
     return done
 
 
@@ -113,6 +116,19 @@ def sync_folder(path: Path) -> None:
 def make_folder(path: Path) -> None:
     """Make one folder; there must be nothing yet."""
     os.mkdir(path)
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it, where they are not there yet, so that a power failure does not undo it."""
+    for folder in (*reversed(path.parents), path):
+        if folder.is_dir():
+            continue
+        try:
+            make_folder(folder)
+        except FileExistsError:
+            if not folder.is_dir():  # it may have been made just now by another process
+                raise
+        sync_folder(folder.parent)
 
 
 def rename(source: Path, target: Path) -> None:

@@ -33,7 +33,7 @@ def save(result: "TaskResult", path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"{target}: there is something already", hint="save under a new name, or remove it")
     needed = tree.nbytes((result.origin, result.model))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_folders(target.parent)
     except OSError as error:
         raise CheckpointError(f"{target.parent}: cannot be made: {error.strerror}") from error
     with staged(target.parent, target.name, doing="the result", needed=needed) as staging:

@@ -70,7 +70,7 @@ class RunFolder:
             CheckpointError: another process writes here, the folder holds another run, or it is damaged.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            disk.make_folders(self.path)
         except OSError as error:
             raise CheckpointError(
                 f"{self.path}: cannot be made: {error.strerror}", hint="store= takes a folder that can be written to"

@@ -31,16 +31,18 @@ def two_rounds(tmp_path_factory) -> Path:
     return folder
 
 
-def go(folder: Path, rounds: int = 99) -> list[str]:
+def go(folder: Path, rounds: int) -> list[str]:
     """Go on for some rounds."""
     stream = RUN.stream(folder)
-    states = [state(result) for _, result in zip(range(rounds), stream, strict=False)]
+    states = [state(next(stream)) for _ in range(rounds)]
     stream.close()
     return states
 
 
 def refusing(code: int) -> Callable[[str, tuple[Any, ...]], Any]:
     def fail(name: str, args: tuple[Any, ...]) -> Any:
+        if name == "rmtree":  # it passes over what it cannot remove
+            return lambda: None
         raise OSError(code, os.strerror(code))
 
     return fail
@@ -66,50 +68,51 @@ def calls_of(folder: Path, start: str) -> list[str]:
     return calls.made
 
 
-@pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
-def test_a_commit_that_fails_at_any_call_is_before_or_after(two_rounds, expected, tmp_path, code):
+@pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_a_commit_that_fails_at_any_call_is_before_or_after(two_rounds, expected, tmp_path, turn):
     shutil.copytree(two_rounds, tmp_path / "whole")
     made = calls_of(tmp_path / "whole", "mkdir")
     assert made.count("fsync") == 4
     assert made.count("rename") == 2, "the new round gets its name, and the oldest loses its own"
     for k, name in enumerate(made):
-        folder = tmp_path / f"{k}"
+        folder, code = tmp_path / f"{k}", CODES[(k + turn) % len(CODES)]
         shutil.copytree(two_rounds, folder)
+        told = ""
         with installed(Calls(k, refusing(code), start="mkdir")):
             try:
                 go(folder, 1)
-                told = None
             except CheckpointError as error:
-                told = error
+                told = error.message
         rounds = seen(folder)
         assert rounds[-1][0] in (1, 2), f"{name}, call {k}"
         assert (1, expected[1]) in rounds, f"{name}, call {k}: the round before is gone"
         assert all(digest == expected[index] for index, digest in rounds)
-        if told is None:
+        if not told:
             assert name == "rmtree", f"{name}, call {k} failed, and nobody said so"
             assert rounds[-1][0] == 2
         else:
-            assert str(folder) in told.message
-            assert os.strerror(code) in told.message
+            assert str(folder) in told
+            assert os.strerror(code) in told
             assert not [path for path in left_over(folder) if path.startswith(".tmp")], f"{name}, call {k}"
-        assert go(folder) == expected[rounds[-1][0] + 1 :], f"{name}, call {k}: it goes on differently"
+        assert go(folder, 1) == expected[rounds[-1][0] + 1 :][:1], f"{name}, call {k}: it goes on differently"
         assert left_over(folder) == []
 
 
-@pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
-def test_a_run_that_fails_at_any_call_of_its_beginning_can_begin_again(expected, tmp_path, code):
+@pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_that_fails_at_any_call_of_its_beginning_can_begin_again(expected, tmp_path, turn):
     made = calls_of(tmp_path / "whole", "")
-    first = made.index("mkdir")  # up to there the origin and the description are written
+    assert made[0] == "mkdir", "the folder of the run"
+    first = made.index("mkdir", 1)  # up to there the origin and the description are written
     assert first > 8
     for k in range(first):
-        folder = tmp_path / f"{k}"
+        folder, code = tmp_path / f"{k}", CODES[(k + turn) % len(CODES)]
         with installed(Calls(k, refusing(code))), pytest.raises(CheckpointError) as caught:
             go(folder, 1)
-        assert str(folder) in caught.value.message
+        assert str(folder) in caught.value.message or str(folder.parent) in caught.value.message, f"{made[k]}, call {k}"
         assert os.strerror(code) in caught.value.message
         assert not list(folder.glob("it-*"))
-        assert left_over(folder) == []
-        assert go(folder, 2) == expected[:2]
+        assert not folder.exists() or left_over(folder) == []
+        assert go(folder, 1) == expected[:1]
 
 
 @pytest.mark.parametrize("piece", [1, 7])
@@ -139,7 +142,7 @@ def test_an_interruption_within_a_commit_loses_the_round_in_flight_only(two_roun
 
     shutil.copytree(two_rounds, tmp_path / "whole")
     made = calls_of(tmp_path / "whole", "mkdir")
-    for k in range(0, len(made), 1 if kind is KeyboardInterrupt else 4):
+    for k in range(0, len(made), 2 if kind is KeyboardInterrupt else 6):
         folder = tmp_path / f"{k}"
         shutil.copytree(two_rounds, folder)
         with installed(Calls(k, interrupt, start="mkdir")), pytest.raises(kind):
@@ -147,5 +150,5 @@ def test_an_interruption_within_a_commit_loses_the_round_in_flight_only(two_roun
         rounds = seen(folder)
         assert (1, expected[1]) in rounds
         assert not [path for path in left_over(folder) if path.startswith(".tmp")]
-        assert go(folder) == expected[rounds[-1][0] + 1 :]
+        assert go(folder, 1) == expected[rounds[-1][0] + 1 :][:1]
         assert left_over(folder) == []

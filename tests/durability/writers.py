@@ -60,27 +60,9 @@ def forgetful() -> None:
     store.keep = without  # type: ignore[assignment]
 
 
-def unforced() -> None:
-    """Renames without having forced anything to the disk."""
-    inner = disk.os
-
-    class Lazy:
-        def __getattr__(self, name: str) -> Any:
-            return (lambda _: None) if name == "fsync" else getattr(inner, name)
-
-    disk.os = Lazy()  # type: ignore[attr-defined]
-
-
-def forced_late() -> None:
-    """Forces the files to the disk, but not the folder that names them."""
-    disk.sync_folder = lambda path: None  # type: ignore[assignment]
-
-
 WRITERS: dict[str, Callable[[], None]] = {
     "in place": in_place,
     "early name": early_name,
     "old goes first": old_goes_first,
     "forgetful": forgetful,
-    "unforced": unforced,
-    "forced late": forced_late,
 }
