@@ -22,7 +22,6 @@ from fprune.masks import Masks
 from fprune.model import Model
 from fprune.records import TaskResult
 from fprune.store.form import rebuilt
-from fprune.store.surgery import retraced
 from fprune.stream import Best
 
 __all__ = ["Committed", "Origin", "Run", "load", "newest", "rounds", "run_of"]
@@ -177,17 +176,13 @@ def _brief(value: object) -> str:
 
 
 def result_of(run: Run, found: Committed, origin: Origin, example_inputs: Inputs | None) -> TaskResult:
-    """The result of a round, with the couplings its run carried when there are inputs to find them.
+    """The result of a round.
 
     Raises:
         CheckpointError: its parts do not fit together.
     """
     tensors = tensors_in(run.folder / round_name(found.index) / STATE)
-    entry = found.entry["result"]
-    result = decoded(entry, tensors, origin.model, origin.masks, example_inputs, rebuilt)
-    now = {**result.model.params, **result.model.buffers}
-    structure = retraced(origin.model, entry["form"], now, result.lineage, example_inputs)
-    return result.replace(task=attrs.evolve(result.task, structure=structure), structure=structure)
+    return decoded(found.entry["result"], tensors, origin.model, origin.masks, example_inputs, rebuilt)
 
 
 def tensors_in(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The surgery of a stored run repeated on the caller's own instance: for code that no file keeps, and for couplings."""
+"""The surgery of a stored run repeated on the caller's own instance: for code that no file keeps."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,10 @@ from fprune.errors import CheckpointError, FpruneError
 from fprune.inputs import Inputs
 from fprune.lineage import Lineage
 from fprune.model import Model
-from fprune.structure import Structure, repeated, trace
+from fprune.structure import repeated, trace
 from fprune.structure.forms import Form
 
-__all__ = ["regenerated", "retraced"]
+__all__ = ["regenerated"]
 
 
 def regenerated(
@@ -49,47 +49,8 @@ def regenerated(
     return skeleton
 
 
-def retraced(
-    origin: Model, form: Entry, tensors: Mapping[str, Tensor], lineage: Lineage, example_inputs: Inputs | None
-) -> Structure | None:
-    """Find the couplings of a compact model as the run carried them along.
-
-    A new trace of the compact model finds the same units, but it sees what the layers of this library do inside, such
-    as a norm over channels that are gone; a run that went on from it would round differently.
-
-    Examples:
-        >>> from fprune.tree import Flat
-        >>> model = Model.from_module(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
-        >>> form = Entry(described(model.skeleton, model.skeleton), "it-000000/manifest.json")
-        >>> kept = torch.tensor([0, 2])
-        >>> cut = {"0.weight": (kept, None), "0.bias": (kept,), "1.weight": (None, kept)}
-        >>> lineage = Lineage(Lineage.identity(model).shapes, Flat(cut))
-        >>> tensors = lineage.slice(model.params)
-        >>> retraced(model, form, tensors, lineage, Inputs.of(torch.ones(1, 4))).families
-        (Family(0.weight, 2 units, 3 slices),)
-
-    Args:
-        origin: as for `regenerated`.
-        form: as for `regenerated`.
-        tensors: as for `regenerated`.
-        lineage: as for `regenerated`.
-        example_inputs: what `forward` takes.
-
-    Returns:
-        The couplings; None without example inputs, and for a model that was never compacted, whose trace they are.
-
-    Raises:
-        CheckpointError: the surgery that the lineage describes cannot be repeated on this model.
-    """
-    if example_inputs is None or lineage.is_identity:
-        return None
-    return _again(origin, form, tensors, lineage, example_inputs).structure
-
-
 def _again(origin: Model, form: Entry, tensors: Mapping[str, Tensor], lineage: Lineage, example_inputs: Inputs) -> Form:
-    style, replaced = "module", tuple[str, ...]()
-    if form["kind"].text() == "traced":
-        style, replaced = form["style"].text("module", "graph"), form["replaced"].each(Entry.text)
+    style, replaced = form["style"].text("module", "graph"), form["replaced"].each(Entry.text)
     unknown = {*replaced} - dict(named_modules(origin.skeleton)).keys()
     if unknown:
         form["replaced"].refuse(f"the model has no module {min(unknown)!r}")

@@ -11,10 +11,11 @@ from torch import nn
 from fprune import Model
 from fprune.checkpoint.entry import Entry
 from fprune.checkpoint.form import described
+from fprune.compose.prune import ensure_structure
 from fprune.inputs import Inputs
 from fprune.lineage import Lineage
+from fprune.records import TaskResult
 from fprune.store.form import rebuilt
-from fprune.store.surgery import retraced
 from fprune.structure import Structure, compact, trace
 from fprune.structure.outputs import leaves
 from fprune.structure.trials import Trial
@@ -56,10 +57,12 @@ class Written:
         template = Model.from_module(into)
         entry = Entry(json.loads(self.form), "manifest.json")
         skeleton = rebuilt(template, entry, self.tensors, self.lineage, given)
-        structure = retraced(template, entry, self.tensors, self.lineage, given)
         assert same(template, Model.from_module(into)), "the template has changed"
         back = Model(skeleton, model.params, model.buffers, model.training)
-        return back, trace(back, given) if structure is None else structure
+        state = TaskResult.start(template, 0.5, example_inputs=given).replace(model=back, lineage=self.lineage)
+        structure = ensure_structure(state).structure
+        assert isinstance(structure, Structure)
+        return back, structure
 
 
 def with_other_weights(net: nn.Module) -> nn.Module:

@@ -19,7 +19,8 @@ from fprune.inputs import Inputs
 from fprune.lineage import Lineage
 from fprune.store import form as rebuilding
 from fprune.store.form import rebuilt
-from fprune.store.surgery import retraced
+from fprune.records import TaskResult
+from fprune.compose.prune import ensure_structure
 from fprune.structure import Structure, compact, trace
 from fprune.tree import same
 
@@ -254,12 +255,11 @@ def test_generated_code_takes_example_inputs() -> None:
         rebuilt(template, form, tensors, lineage, inputs(torch.zeros(2, 5, 3)))
 
 
-def test_couplings_are_those_of_the_run_or_left_to_a_trace() -> None:
-    form = Entry(FORM, "it-000003/manifest.json")
-    assert retraced(fresh(), form, TENSORS, LINEAGE, None) is None
-    assert retraced(fresh(), form, TENSORS, Lineage.identity(ORIGIN), X) is None
-    carried = retraced(fresh(), form, TENSORS, LINEAGE, X)
-    assert carried is not None and str(carried) == str(STRUCTURE)
+def test_couplings_are_those_of_the_run() -> None:
+    """A fresh trace of the compact model would not know how many units there were."""
+    state = TaskResult.start(fresh(), 0.5, example_inputs=X).replace(model=DONE.model, lineage=LINEAGE)
+    carried = ensure_structure(state).structure
+    assert isinstance(carried, Structure) and str(carried) == str(STRUCTURE)
     for found, made in zip(carried.families, STRUCTURE.families, strict=True):
         assert found.labels.tolist() == made.labels.tolist()
     assert [str(node) for node in carried.graph.nodes] == [str(node) for node in STRUCTURE.graph.nodes]
