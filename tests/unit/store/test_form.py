@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from fprune import Masks, Model, inputs
 from fprune.checkpoint.entry import Entry
 from fprune.checkpoint.form import LAYERS, described
+from fprune.compose.prune import ensure_structure
 from fprune.errors import CheckpointError
 from fprune.inputs import Inputs
 from fprune.lineage import Lineage
+from fprune.records import TaskResult
 from fprune.store import form as rebuilding
 from fprune.store.form import rebuilt
-from fprune.records import TaskResult
-from fprune.compose.prune import ensure_structure
 from fprune.structure import Structure, compact, trace
 from fprune.tree import same
 
@@ -257,7 +257,7 @@ def test_generated_code_takes_example_inputs() -> None:
 
 def test_couplings_are_those_of_the_run() -> None:
     """A fresh trace of the compact model would not know how many units there were."""
-    state = TaskResult.start(fresh(), 0.5, example_inputs=X).replace(model=DONE.model, lineage=LINEAGE)
+    state = TaskResult.start(fresh(), 0.5, example_inputs=X).replace(model=COMPACT, lineage=LINEAGE)
     carried = ensure_structure(state).structure
     assert isinstance(carried, Structure) and str(carried) == str(STRUCTURE)
     for found, made in zip(carried.families, STRUCTURE.families, strict=True):
