@@ -19,7 +19,7 @@ Row = tuple[str, str, str]
 
 
 @final
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Difference:
     """What is not the same in two runs; prints as tables, empty ones left out.
 
@@ -39,6 +39,10 @@ class Difference:
     def equal(self) -> bool:
         """Whether nothing differs: settings, environment, reports, and the tensors of rounds that both keep."""
         return not (self.settings or self.rounds or self.layers)
+
+    def __repr__(self) -> str:
+        found = len(self.settings) + len(self.rounds) + len(self.layers)
+        return f"Difference({self.names[0]}, {self.names[1]}, {found} differences)"
 
     def __str__(self) -> str:
         tables = [text_table([what, *self.names], rows, title="") for what, rows in self._tables() if rows]

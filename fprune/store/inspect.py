@@ -40,7 +40,7 @@ class Kept:
 
 
 @final
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Inspection:
     """A run as its folder tells it; prints as a table of rounds.
 
@@ -76,6 +76,9 @@ class Inspection:
     def ok(self) -> bool:
         """Whether everything in the folder is as it was written."""
         return not self.problems and not any(each.problem for each in self.kept)
+
+    def __repr__(self) -> str:
+        return f"Inspection({self.folder}, {len(self.kept)} rounds kept, {'ok' if self.ok else 'damaged'})"
 
     def __str__(self) -> str:
         return "\n".join([*self._heading(), text_table(_HEADERS, self._rows()), *self._remarks()])
@@ -114,7 +117,7 @@ _HEADERS = ["round", "goal", "sparsity", "channels", "score", "bytes", "digest"]
 def _reported(report: Report | None) -> list[str]:
     if report is None:
         return [""] * 4
-    goal = repr(report.goal.config).removeprefix("Config(").removesuffix(")")
+    goal = ", ".join(f"{amount:.4g}" for rule in report.goal.config.rules for amount in rule.amounts.values())
     score = "" if report.score is None else f"{report.score:.4g}"
     return [_short(goal), f"{report.sparsity:.4g}", f"{report.channel_sparsity:.4g}", score]
 
@@ -184,7 +187,7 @@ def _rounds(run: Run) -> Iterator[tuple[Kept, Committed | None]]:
         except CheckpointError as error:
             before = None
             if (run.folder / round_name(index)).exists():  # a run that is going on lets go of rounds meanwhile
-                yield Kept(index, 0, "", error.message.partition("\n")[0]), None
+                yield Kept(index, 0, "", _reason(error, run)), None
             continue
         parent = manifest.entry.maybe("parent", Entry.text)
         other = before is not None and before.index == index - 1 and before.digest != parent
@@ -204,4 +207,8 @@ def _origin_problems(run: Run) -> Iterator[str]:
         written = disk.digest_file(path)
         as_recorded(run.entry["origin"], written.bytes, written.blake2b, path)
     except CheckpointError as error:
-        yield error.message.partition("\n")[0]
+        yield _reason(error, run)
+
+
+def _reason(error: CheckpointError, run: Run) -> str:
+    return error.message.partition("\n")[0].removeprefix(f"{run.folder}/")
