@@ -1,5 +1,6 @@
 """Look for the smallest example that breaks a law."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from textwrap import indent
@@ -9,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Flaky, HypothesisException
 
-from fprune.errors import LawViolation
+from fprune.errors import LawViolation, TiedScores
 from fprune.isolation import isolated
 from fprune.strategies.hypothesis import st
 from fprune.testing.law import Law, Piece
@@ -39,7 +40,8 @@ def search(laws: Iterable[Law], piece: Piece, max_examples: int) -> None:
         LawViolation: a law does not hold.
     """
     for (_, cost), group in groupby(laws, key=lambda law: (law.examples, law.cost)):
-        with isolated(seed=0):
+        with isolated(seed=0), warnings.catch_warnings():
+            warnings.simplefilter("ignore", TiedScores)  # examples are full of ties, on purpose
             violation = _first(list(group), piece, max(1, max_examples // cost))
         if violation is not None:
             raise violation

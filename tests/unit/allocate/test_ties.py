@@ -12,6 +12,7 @@ from fprune.allocate import per_layer
 from fprune.allocate.ties import arbitrary
 from fprune.errors import TiedScores
 from fprune.masks import Masks
+from fprune.testing import check_pruner
 
 DISTINCT = torch.arange(16.0).reshape(4, 4)
 EQUAL = torch.full((4, 4), 0.25)
@@ -88,6 +89,12 @@ def test_a_run_warns_and_goes_on() -> None:
         with pytest.raises(TiedScores) as caught:
             (agp(2) | level()).run(net, Config(0.5))
     assert caught.value.__notes__ == ["in round 1, level()"]
+
+
+def test_laws_that_users_run_draw_ties_on_purpose() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_pruner(level(), laws=["ties"], max_examples=5)
 
 
 def test_chance_is_no_tie() -> None:
