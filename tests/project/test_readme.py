@@ -5,8 +5,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -41,8 +43,9 @@ def what_the_reader_brings() -> dict[str, object]:
     return {"net": net, "x": x, "train": train, "accuracy": accuracy, "batches": [(x, y), (x.flip(0), y.flip(0))]}
 
 
-def test_python_blocks_run_in_order() -> None:
+def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Later blocks may use the names of earlier ones, as a reader does who pastes them one after the other."""
+    monkeypatch.chdir(tmp_path)  # they write into runs/
     names = {"__name__": "readme", **what_the_reader_brings()}
     for number, code in enumerate(blocks("python"), 1):
         try:
