@@ -1,19 +1,26 @@
 """What keeping a run costs: python tests/benchmarks/store.py
 
-Reports only; CPU seconds of this process, so that other work on the machine does not count. The network has the size
-of a ResNet-18: 122 tensors, 45 MB.
+Reports only; CPU seconds of this process, so that other work on the machine does not count, and for commits, which
+also wait for the disk, seconds on the clock. The network has the size of a ResNet-18: 122 tensors, 45 MB.
 """
 
+import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import attrs
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from fprune import TaskResult, evaluate, finetune, level, reset_weight, stage_cache
+from fprune import TaskResult, evaluate, finetune, level, one_shot, reset_weight, stage_cache
+from fprune.checkpoint import disk
+from fprune.checkpoint.encode import encoded
+from fprune.checkpoint.layout import STATE, keep, round_name
 from fprune.compose import Stage
 from fprune.records import Goal
 from fprune.store.digests import Digests
@@ -64,6 +71,43 @@ def nudge(module: nn.Module) -> None:
             parameter.mul_(0.5)
 
 
+def commits(times: int = 9) -> None:
+    """A round kept in a run's folder, beside the same bytes written by safetensors, forced to the disk or not."""
+    result = (one_shot() | level()).run(network(), 0.5)
+    tensors = encoded(result)[1]
+
+    def commit(folder: Path, i: int) -> None:
+        keep(folder, result.replace(task=attrs.evolve(result.task, index=i)), "run", None)
+
+    def plain(folder: Path, i: int) -> None:
+        save_file(tensors, folder / f"{i}.safetensors")
+
+    def forced(folder: Path, i: int) -> None:
+        plain(folder, i)
+        with (folder / f"{i}.safetensors").open("rb") as file:
+            os.fsync(file.fileno())
+
+    def read_back(folder: Path, i: int) -> None:
+        found = disk.digest_file(folder / round_name(i) / STATE)
+        assert found.bytes
+
+    print(
+        f"{'':<32}{'clock s':>9}{'CPU s':>9}   {times} times, median; {sum(t.nbytes for t in tensors.values()):,} bytes"
+    )
+    ways = {"safetensors": plain, "safetensors, fsync": forced, "a round": commit, "its digest alone": read_back}
+    with tempfile.TemporaryDirectory(dir=".") as name:  # /tmp may be in memory, where fsync does nothing
+        for what, way in ways.items():
+            found = [clocked(lambda way=way, i=i: way(Path(name), i)) for i in range(times)]
+            clock, spent = (statistics.median(part) for part in zip(*found, strict=True))
+            print(f"{what:<32}{clock:9.3f}{spent:9.3f}")
+
+
+def clocked(fn: Callable[[], object]) -> tuple[float, float]:
+    clock, spent = time.perf_counter(), time.process_time()
+    fn()
+    return time.perf_counter() - clock, time.process_time() - spent
+
+
 def keys() -> None:
     """The key of a stage: of a new model, and when its tensors are known already."""
     start, digests = TaskResult.start(network(), 0.5), Digests()
@@ -95,7 +139,9 @@ def outcomes() -> None:
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     torch.manual_seed(0)
+    commits()
     keys()
     outcomes()
 
