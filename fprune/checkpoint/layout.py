@@ -57,11 +57,20 @@ def described_run(start: "TaskResult", pipeline: str | None, origin: Written) ->
         "seed": task.seed,
         "example_inputs": None if task.example_inputs is None else repr(task.example_inputs),
         "start": start.index,
+        "begins_with": _digest_of_result(start),
         "network": template(task.origin),
         "masks": origin_tensors(start)[0],
         "origin": {"bytes": origin.bytes, "blake2b": origin.blake2b},
         "environment": environment(task.origin.device).to_dict(),
     }
+
+
+def _digest_of_result(start: "TaskResult") -> str | None:
+    """What a run goes on from, when it does not begin anew."""
+    if start.index < 0:
+        return None
+    record, tensors = encoded(start)
+    return disk.digest_of(sealed(record, RUN) + disk.digest_parts(parts(tensors, STATE)).blake2b.encode())
 
 
 def begin(folder: Path, start: "TaskResult", pipeline: str | None) -> bytes:

@@ -113,13 +113,14 @@ class RunFolder:
         found += differences_of_networks(said["network"], now["network"])
         if not found and said["origin"]["blake2b"].text() != origin.blake2b:
             found = _differing_values(run.folder, start)
-        if not found and said["start"].integer() != start.index and not self._has(run, start):
-            found = [f"it begins with round {said['start'].integer() + 1}, not with round {start.index + 1}"]
+        begins = said["start"].integer(), said["begins_with"].value
+        if not found and begins != (now["start"], now["begins_with"]) and not self._has(run, start):
+            found = [f"it goes on from {_told(begins[0])}, not from {_told(start.index)} that is given here"]
         if found:
             raise CheckpointError(
                 f"{run.folder} holds another run. {'; '.join(found)}",
-                hint="keep this run in another folder, or go on with what is there: "
-                f"pipeline.stream(fprune.load({str(run.folder)!r}, net), store={str(run.folder)!r})",
+                hint="keep this run in another folder; to begin it with a round of the one that is there, and with its "
+                f"network: pipeline.stream(fprune.load({str(run.folder)!r}, net), store=...)",
             )
         there = Environment.from_dict(said["environment"].mapped(lambda entry: entry.value))
         changed = there.differences(Environment.from_dict(now["environment"]))
@@ -135,6 +136,10 @@ class RunFolder:
             return False
         origin = Origin(start.task.origin, start.task.origin_masks)
         return same(result_of(run, committed(run, start.index), origin, start.task.example_inputs), start)
+
+
+def _told(index: int) -> str:
+    return "the network" if index < 0 else f"a round {index}"
 
 
 def _differing_values(folder: Path, start: TaskResult) -> list[str]:

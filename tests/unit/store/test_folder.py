@@ -148,8 +148,13 @@ def test_a_run_goes_on_from_its_own_result_and_another_forks(tmp_path: Path) -> 
     assert [result.index for result in first] == [2, 3]
     assert list(fork.stream(again, store=tmp_path / "b")) == []
     assert fork.run(again, store=tmp_path / "b") == first[-1]
-    with pytest.raises(CheckpointError, match="it begins with round 2, not with round 3"):
+    with pytest.raises(CheckpointError, match="it goes on from a round 1, not from a round 2 that is given here"):
         list(fork.stream(results[2], store=tmp_path / "b"))
+    with pytest.raises(CheckpointError, match="it goes on from a round 1, not from the network that is given here"):
+        list(fork.stream(toys.net(), 0.5, store=tmp_path / "b"))
+    other = again.replace(notes=("another",))
+    with pytest.raises(CheckpointError, match="it goes on from a round 1, not from a round 1 that is given here"):
+        list(fork.stream(other, store=tmp_path / "b"))
 
 
 # ----------------------------------------------------------------------------------------------------------- damage
