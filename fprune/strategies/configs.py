@@ -88,7 +88,8 @@ def configs(
     if of is not None:
         layers = of.layers if isinstance(of, Model) else layers_of(of)
         names = [(layer.name,) for layer in layers if layer.default]
-        return st.one_of(st.sampled_from(amounts).map(Config), _of_families(names, amounts))
+        some = [_of_families(names, amounts), _of_families(names[:1], amounts)]
+        return st.one_of(st.sampled_from(amounts).map(Config), *some)
     return st.tuples(_anywhere, st.sampled_from(amounts)).map(lambda pair: pair[0](pair[1]))
 
 

@@ -196,7 +196,9 @@ def miscounted(masks: Masks, ask: Ask, config: Config | None = None) -> str | No
         found = [gone(masks, row.layer, ask.params) for row in group]
         sizes = [(math.prod(row.layer.shape), row.layer.units) for row in group]
         amount = group[0].sparsity if group[0].sparsity is not None else group[0].total
-        if amount is None or any(_counts(found, sizes, amount, grain) for grain in (0, 1)):
+        if amount is None or any(
+            met(amount, [(f[grain], size[grain]) for f, size in zip(found, sizes, strict=True)]) for grain in (0, 1)
+        ):
             continue
         pairs = list(zip(group, found, sizes, strict=True))
         wrong = (p for p in pairs if all(p[1][grain] != number(amount, p[2][grain]) for grain in (0, 1)))
@@ -209,7 +211,12 @@ def miscounted(masks: Masks, ask: Ask, config: Config | None = None) -> str | No
     return None
 
 
-def _counts(found: list[tuple[int, int]], sizes: list[tuple[int, int]], amount: float, grain: int) -> bool:
-    counts, totals = [f[grain] for f in found], [size[grain] for size in sizes]
-    each = all(n == number(amount, total) for n, total in zip(counts, totals, strict=True))
-    return each or sum(counts) == number(amount, sum(totals))
+def met(sparsity: float, counts: list[tuple[int, int]]) -> bool:
+    """Whether as many go as a sparsity says, given how many of how many go of each layer: of each, or of all together.
+
+    Examples:
+        >>> met(0.5, [(1, 2), (2, 4)]), met(0.5, [(0, 2), (3, 4)]), met(0.5, [(1, 2), (1, 4)])
+        (True, True, False)
+    """
+    each = all(removed == number(sparsity, total) for removed, total in counts)
+    return each or sum(removed for removed, _ in counts) == number(sparsity, sum(total for _, total in counts))

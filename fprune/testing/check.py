@@ -194,6 +194,7 @@ def check_pipeline(
     model: nn.Module | Model | None = None,
     config: ConfigLike | None = None,
     example_inputs: object = None,
+    names: Mapping[str, Any] | None = None,
     laws: Iterable[str] | None = None,
     skip: Collection[str] = (),
     max_examples: int = 8,
@@ -216,6 +217,7 @@ def check_pipeline(
         model: the model it needs, such as one that its functions take; drawn by default.
         config: what to prune and how much; drawn by default.
         example_inputs: what the model's forward takes.
+        names: what names in the repr of the pipeline stand for, where they are not those of its functions.
         laws: the names of the laws to check, in the place of all.
         skip: names of laws that are not for this pipeline.
         max_examples: how many networks it is run on.
@@ -226,7 +228,7 @@ def check_pipeline(
     if not isinstance(pipeline, Pipeline):  # pyright: ignore[reportUnnecessaryIsInstance]
         hint = "a pipeline begins with a schedule: one_shot() | ..."
         raise ConfigTypeError(f"check_pipeline: expected a pipeline, got {type(pipeline).__name__}", hint=hint)
-    piece = Piece(pipeline, *_given(model, config), Inputs.of(example_inputs))
+    piece = Piece(pipeline, *_given(model, config), Inputs.of(example_inputs), names=names or {})
     search(chosen(piece, "pipeline", laws, (), skip), piece, max_examples)
 
 

@@ -78,7 +78,9 @@ def known_names(value: Pipeline | Schedule | Stage) -> dict[str, Any]:
         for given in (*call.args, *(option for _, option in call.kwargs)):
             if isinstance(given, Pipeline | Schedule | Stage):
                 found |= known_names(given)
-            elif callable(given):
+            elif not callable(given):
+                found.setdefault(type(given).__name__, type(given))
+            else:
                 found.setdefault(
                     expression(given).partition("(")[0], given if hasattr(given, "__name__") else type(given)
                 )

@@ -35,6 +35,7 @@ class Piece:
         config: the config to try it with; None for drawn ones.
         inputs: what the model's forward takes.
         scores: what a pruner goes by, a function of the parameters; name -> a score for each element or unit.
+        names: what further names in the expression of a pipeline stand for.
     """
 
     value: Stage | Schedule | Pipeline
@@ -42,6 +43,7 @@ class Piece:
     config: Config | None = None
     inputs: Inputs | None = None
     scores: Callable[[Any], Mapping[str, Tensor]] | None = None
+    names: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
     @property
     def stage(self) -> Stage:

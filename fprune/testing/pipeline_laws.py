@@ -6,8 +6,10 @@ from typing import Any
 
 from fprune.compose import Pipeline, Stage
 from fprune.errors import LawViolation
+from fprune.plan import Row
 from fprune.records import TaskResult
 from fprune.stages import tap
+from fprune.testing.asks import met
 from fprune.testing.expressions import known_names, read
 from fprune.testing.law import Law, Piece
 from fprune.testing.runs import Run, fields_that_differ, runs
@@ -34,7 +36,7 @@ def _repr(piece: Piece, run: Run) -> str | None:
     text = repr(pipeline)
     if "<" in text:
         return None  # data and nameless functions have no expression
-    found = read(text, known_names(pipeline))
+    found = read(text, {**known_names(pipeline), **piece.names})
     return None if found == pipeline else f"{text} builds another pipeline, {found!r}"
 
 
@@ -86,10 +88,26 @@ def _untouched(piece: Piece, run: Run) -> str | None:
 
 
 def _kept(piece: Piece, run: Run) -> str | None:
-    results = run.results
-    copies = copy.deepcopy(results)
-    list(run.stream())
-    return _differ(copies, results, "what runs later changes earlier results: it")
+    results, copies = list[TaskResult](), list[TaskResult]()
+    for result in run.stream():
+        results.append(result)
+        copies.append(copy.deepcopy(result))
+    return _differ(copies, results, "what a later round does")
+
+
+def _reaches(piece: Piece, run: Run) -> str | None:
+    for result in run.results:
+        report, rules = result.report, dict[int | None, list[Row]]()
+        for row in result.goal.config.resolve(result.origin).selected:
+            rules.setdefault(row.rule, []).append(row)
+        for rows in rules.values():
+            amount = rows[0].sparsity if rows[0].sparsity is not None else rows[0].total
+            parts = [[part[row.layer.weight] for row in rows] for part in (report.channels, report.elements)]
+            if amount is not None and not any(met(amount, [(p.removed, p.total) for p in part]) for part in parts):
+                gone = " and ".join(f"{sum(p.removed for p in part)} of {sum(p.total for p in part)}" for part in parts)
+                names = ", ".join(repr(row.layer.weight) for row in rows)
+                return f"round {result.index} asks for {amount:g} of {names}; of units and elements {gone} are gone"
+    return None
 
 
 def _shrink(piece: Piece, run: Run) -> str | None:
@@ -131,12 +149,13 @@ LAWS: tuple[Law, ...] = (
     _law("grouping", "it is the same however its stages are joined", _grouping),
     _law("repr", "its repr is the expression that builds it", _repr),
     _law("nothing changes", "the network, the config and the process are only read", _untouched),
+    _law("results stay", "a result does not change when later rounds are made", _kept),
     _law("same seed", "the same seed gives the same stream, to the last bit", _seed),
     _law("continues", "a stream goes on from any of its results as if it had never stopped", _continues),
     _law("lazy", "taking k results runs k rounds", _lazy),
-    _law("results stay", "results do not change afterwards", _kept),
     _law("masks only shrink", "what was gone is gone, unless a round starts anew", _shrink, applies=_keeps),
     _law("pruned is zero", "weights under a false mask are exactly 0", _pruned),
+    _law("goals", "each round removes exactly what its goal asks for, of each layer or of all of a rule", _reaches),
     _law("history alone", "a goal follows from the target and the reports", _alone),
 )
 """In the order in which they are tried."""

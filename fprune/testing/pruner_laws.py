@@ -40,9 +40,9 @@ def _count(piece: Piece, ask: Ask) -> str | None:
 def _selected(piece: Piece, ask: Ask) -> str | None:
     masks, plan = ask.found(piece), ask.config.resolve(ask.params)
     for row in plan.rows:
-        units = 0 if row.selected else gone(masks, row.layer, ask.params)[1]
-        if units:
-            return f"{units} units of {row.layer.weight!r} are removed, which the config does not select"
+        elements = 0 if row.selected else gone(masks, row.layer, ask.params)[0]
+        if elements:
+            return f"{elements} elements of {row.layer.weight!r} are removed, which the config does not select"
     return None
 
 

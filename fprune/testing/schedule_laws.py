@@ -18,7 +18,7 @@ from fprune.strategies.histories import SCORES
 from fprune.strategies.hypothesis import st
 from fprune.testing.law import Law, Piece
 
-_MANY = 1000
+_MANY = 400
 """A schedule with more rounds counts as one that does not end."""
 _TARGETS = st.one_of(
     st.sampled_from([0.5, 0.8, 0.3, 0.9, 0.0, 1 / 3]).map(Config),

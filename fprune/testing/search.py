@@ -49,16 +49,17 @@ def search(laws: Iterable[Law], piece: Piece, max_examples: int) -> None:
 
 def _first(laws: list[Law], piece: Piece, count: int) -> LawViolation | None:
     """The violation of the first law that some example breaks, on the smallest example."""
-    broken: dict[str, LawViolation] = {}
+    broken: list[tuple[int, LawViolation]] = []
 
     def tried(example: Any) -> None:
-        for law in laws:
-            violation = None if law.name in broken else _violation(law, piece, example)
-            broken.update({} if violation is None else {law.name: violation})
+        for place, law in enumerate(laws[: broken[-1][0] if broken else None]):
+            violation = _violation(law, piece, example)
+            if violation is not None:
+                broken.append((place, violation))
+                return
 
     _run(tried, laws[0].examples(piece), count, Phase.generate)
-    law = next((law for law in laws if law.name in broken), None)
-    return None if law is None else _smallest(law, piece, count, broken[law.name])
+    return _smallest(laws[broken[-1][0]], piece, count, broken[-1][1]) if broken else None
 
 
 def _smallest(law: Law, piece: Piece, count: int, known: LawViolation) -> LawViolation:
@@ -97,7 +98,8 @@ def _run(test: Callable[[Any], None], examples: st.SearchStrategy[Any], count: i
 def _violation(law: Law, piece: Piece, example: Any) -> LawViolation | None:
     cause = None
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", TiedScores)  # small integers have equal scores
             found = law.check(piece, example)
     except HypothesisException:
         raise

@@ -109,13 +109,13 @@ def _law(name: str, says: str, check: Any, **options: Any) -> Law:
 
 
 LAWS: tuple[Law, ...] = (
+    _law("finite", "every round that can be given has a result, with finite weights", _finite),
     _law("inputs unchanged", "the record it is given, and the process, are only read", _unchanged),
     _law("deterministic", "the same record and seed have the same result, whatever ran before", _deterministic),
     _law("record", "the task and the history of a round are handed on as they are", _record),
     _law("shapes", "names, shapes and dtypes stay, or the lineage says what was cut", _shapes),
     _law("masks only shrink", "what was gone is gone", _shrink, applies=_kept),
     _law("pruned is zero", "weights under a false mask are exactly 0", _pruned),
-    _law("finite", "weights are finite", _finite),
     _law("same outputs", "the model computes what it did before", _outputs, asked=True),
 )
 """In the order in which they are tried."""

@@ -151,6 +151,7 @@ def _law(name: str, says: str, check: Any, examples: Any = asks, applies: Any = 
 
 LAWS: tuple[Law, ...] = (
     _law("dict order", "the order of the mapping makes no difference", _order),
+    _law("scores", "nothing kept scores lower than something removed", _scores, asks, _scored),
     _law(
         "names", "renamed parameters have renamed masks, where the order of names stays", _names, uniform_asks, _unnamed
     ),
@@ -163,7 +164,6 @@ LAWS: tuple[Law, ...] = (
         _distinct,
         _unnamed,
     ),
-    _law("scores", "nothing kept scores lower than something removed", _scores, asks, _scored),
     _law("scale", "all weights times a power of two: the same masks", _scale, asked=True),
     _law("signs", "all weights negated: the same masks", _signs, asked=True),
 )
