@@ -68,10 +68,8 @@ def job(network: str, stage: str, rounds: int, size: int, given: str, stored: bo
     """Run a pipeline in this process; the peak over the start, in bytes and in models."""
     import fprune
 
-    names = {name: getattr(fprune, name) for name in fprune.__all__} if hasattr(fprune, "__all__") else vars(fprune)
-
     def made(count: int) -> Any:
-        return eval(f"agp({count}) | {stage}", dict(names))
+        return eval(f"agp({count}) | {stage}", dict(vars(fprune)))
 
     small, x = NETWORKS[network](LAYERS * 36 * 4 * 64)
     made(1).run(small, 0.5, example_inputs=x)
