@@ -119,7 +119,8 @@ def _buffers(header: bytes, tensors: list[Tensor]) -> Iterator[Any]:
 def _memory(tensor: Tensor) -> Any:
     """The bytes of a tensor, without a copy where that can be."""
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().data
+    # One element is contiguous with any stride, but bytes are only seen through a stride of 1.
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 @final
@@ -177,8 +178,8 @@ def _opened(file: _Bytes) -> tuple[tuple[Span, ...], dict[str, str]]:
 
 def _tensor(span: Span, file: _Bytes) -> Tensor:
     if span.begin == span.end:
-        return torch.empty(span.shape, dtype=span.dtype)
-    raw = torch.empty(span.end - span.begin, dtype=torch.uint8)
+        return torch.empty(span.shape, dtype=span.dtype, device="cpu")
+    raw = torch.empty(span.end - span.begin, dtype=torch.uint8, device="cpu")
     file.fill(raw.numpy().data)
     if span.dtype is torch.bool and int(raw.max()) > 1:
         raise damaged(file.where, f"{span.name[:80]!r} is neither true nor false: {int(raw.max())}")

@@ -179,6 +179,7 @@ def stage_cache(path: str | os.PathLike[str]) -> StageCache:
     seed. After a change of the pruner, what comes before it is not run again; with a stage more at the end, nothing is
     but that stage. Functions are known by their code and what they read from around them, data by its bytes; what
     cannot be told so, such as a DataLoader, is given a key with `keyed`. Runs may share a cache, also at the same time.
+    It only grows, and may be removed at any time.
 
     Examples:
         >>> import tempfile, torch

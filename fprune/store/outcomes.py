@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import attrs
+import torch
 from torch import Tensor
 
 from fprune import tree
@@ -182,4 +183,5 @@ def _tensors(path: Path, said: Entry) -> dict[str, Tensor]:
         raise damaged(str(path), f"{found.bytes:,} bytes, expected {said['bytes'].integer():,}")
     if found.blake2b != said["blake2b"].text():
         raise damaged(str(path), "its digest is not the one on record")
-    return tensors_in(path)
+    with torch.inference_mode(False):  # what is read inside it can never be trained
+        return tensors_in(path)

@@ -1,6 +1,7 @@
 """A cache of stages: the same results as without, and nothing is run that was run before."""
 
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -372,6 +373,33 @@ def test_explain_tells_which_rounds_of_a_folder_are_done(tmp_path: Path) -> None
     assert "What is there already" in str(shown) and "reused" in shown._repr_html_()
     with pytest.raises(fprune.errors.CheckpointError, match="holds another run"):
         told(lottery(3) | level(), folder)
+
+
+def descend(module: nn.Module) -> None:
+    module(X).square().mean().backward()
+    torch.optim.SGD(module.parameters(), lr=0.125).step()
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.device("meta")])
+def test_the_callers_settings_change_nothing(mode: Any, tmp_path: Path, ran: list[str]) -> None:
+    pipeline, module = one_shot() | l1(dependency_aware) | speed_up() | finetune(momentum, carries=True), net()
+    bare = results(pipeline | finetune(descend), model=module)
+    results(pipeline, stage_cache(tmp_path), model=module)
+    ran.clear()
+    with mode():
+        found = results(pipeline | finetune(descend), stage_cache(tmp_path), model=module)
+        (read,) = results(pipeline, stage_cache(tmp_path), model=module)
+    assert found == bare and ran == ["finetune(descend)"]
+    assert not any(value.is_inference() for value in (*read.model.values(), *read.model.buffers.values()))
+
+
+def test_what_makes_a_round_travels_to_other_processes(tmp_path: Path, ran: list[str]) -> None:
+    pipeline = one_shot() | level() | finetune(train)
+    bare = results(pipeline, stage_cache(tmp_path))
+    stream = pipeline.stream(net(), 0.5, example_inputs=INPUTS, store=stage_cache(tmp_path))
+    ran.clear()
+    there = attrs.evolve(stream, step=pickle.loads(pickle.dumps(stream.step)))
+    assert list(there) == bare and ran == []
 
 
 # In other processes

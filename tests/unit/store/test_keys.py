@@ -21,6 +21,7 @@ from fprune import Config, Masks, Model, balanced, dependency_aware, globally, l
 from fprune.errors import ConfigTypeError
 from fprune.store.digests import Digests
 from fprune.store.keys import key
+from fprune.tree import Flat
 from tests.unit.toys import X, net
 
 
@@ -110,6 +111,7 @@ DIFFERENT: dict[str, tuple[object, object]] = {
     "allocation": (level(globally), level(balanced())),
     "order of stages": (level() | speed_up(), speed_up() | level()),
     "config": (Config(0.5), Config(0.25)),
+    "name of a tensor": (Flat({"a": torch.ones(2)}), Flat({"b": torch.ones(2)})),
     "mask": (Masks({"w": torch.tensor([True])}), Masks({"w": torch.tensor([False])})),
     "weights": (Model.of(net()), Model.of(net(1))),
     "mode": (Model.of(net()), Model.of(net()).eval()),
