@@ -116,6 +116,13 @@ def test_modes_and_frozen_parameters_come_back() -> None:
     assert same(template, before), "the template has changed"
 
 
+def test_a_parameter_whose_shape_is_the_same_is_frozen_in_the_copy_alone() -> None:
+    template, before = fresh(), fresh()
+    form = {**described(template.skeleton, template.skeleton), "frozen": ["first.weight"]}
+    made = read(form, {**template.params, **template.buffers}, origin=template)
+    assert not made.get_parameter("first.weight").requires_grad and same(template, before)
+
+
 def test_a_parameter_that_the_template_freezes_trains_when_the_file_says_so() -> None:
     net = Attending().eval().requires_grad_(False)
     assert all(param.requires_grad for param in read(FORM, origin=Model.from_module(net)).parameters())
