@@ -16,7 +16,8 @@ JOBS = [("mlp", "level()"), ("mlp", "level(globally)"), ("cnn", "l1(dependency_a
 def test_memory_does_not_grow_with_the_rounds() -> None:
     few, many = (measured("mlp", "level()", rounds, 32 * MEGABYTE, "Model") for rounds in (4, 12))
     assert many["rounds"] == 13, "agp(n) has a round for the start as well"
-    assert many["peak"] <= 1.05 * few["peak"], "memory grows with the rounds"
+    # a state more would be 32 MB, and a mask more in each round 64 MB
+    assert many["peak"] <= 1.05 * few["peak"] + SLACK, f"memory grows with the rounds: {few}, {many}"
     assert many["peak"] <= MOST * many["n"] + SLACK
 
 
