@@ -22,8 +22,8 @@ from fprune.errors import StageError
 from fprune.masks import Masks
 from fprune.model import Model
 from fprune.scope import Scope
+from fprune.testing import untouched
 from fprune.tree import digest
-from tests.laws.untouched import untouched
 
 PRUNERS: dict[str, Callable[..., Stage]] = {
     "taylor": fprune.taylor,

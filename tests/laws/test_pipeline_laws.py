@@ -30,9 +30,9 @@ from fprune import (
     tap,
 )
 from fprune.errors import StageError
+from fprune.testing import untouched
 from fprune.tree import same
 from tests.laws import strategies as s
-from tests.laws.untouched import untouched
 
 
 def stream(pipeline: Any, case: s.Case, config: Any, seed: int = 0) -> Any:

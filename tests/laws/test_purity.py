@@ -17,9 +17,9 @@ from fprune.compose import Stage
 from fprune.criteria import criterion
 from fprune.errors import FpruneError
 from fprune.isolation import isolated
+from fprune.testing import untouched
 from tests.laws import pieces
 from tests.laws.faulty import CHANGES, ERRORS, Broken, Fault, Faulty, faults, faulty
-from tests.laws.untouched import untouched
 
 pytestmark = pytest.mark.filterwarnings("ignore::fprune.errors.TiedScores")
 several = settings(max_examples=max(10, settings.default.max_examples // 10), deadline=None)

@@ -22,8 +22,8 @@ from fprune import (
     speed_up,
 )
 from fprune.allocate import erk, lamp
+from fprune.strategies import Mean, Residual
 from fprune.structure import Structure, trace
-from tests.laws.strategies import Mean, Residual
 from tests.unit.structure.test_cost import masks as masks_of
 from tests.unit.test_count import Block
 
