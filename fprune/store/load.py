@@ -169,7 +169,7 @@ def differences_of_networks(then: Entry, now: Mapping[str, Any]) -> list[str]:
 def _brief(value: object) -> str:
     if value is None:
         return "not there"
-    if isinstance(value, list):
+    if isinstance(value, list) and value:
         dtype, *shape = cast("list[Any]", value)
         return f"{dtype}{shape}"
     return str(value)

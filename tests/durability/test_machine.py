@@ -169,7 +169,7 @@ class Folders(RuleBasedStateMachine):
             return
         with warnings.catch_warnings(action="error"):
             found = {index: state(RUN.load(self.folder, index)) for index in self.there()}
-        assert max(found) == self.newest
+        assert max(found, default=-1) == self.newest
         assert all(expected()[index] == digest for index, digest in found.items())
         if self.keep == "all":
             assert sorted(found) == list(range(self.newest + 1))
