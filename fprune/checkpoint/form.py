@@ -8,7 +8,7 @@ loads such a model repeats the surgery.
 
 from collections.abc import Iterator, Mapping
 from math import isfinite
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -68,10 +68,9 @@ def described(origin: nn.Module, skeleton: nn.Module) -> dict[str, Any]:
     Raises:
         CheckpointError: they differ in something that is not data, which surgery never causes.
     """
-    code = {path: digest(text) for path, text in _generated(origin, skeleton)}
-    if code:
-        style = "graph" if isinstance(skeleton, fx.GraphModule) else "module"
-        replaced = [] if style == "graph" else sorted(code)
+    style, replaced, texts = generated(origin, skeleton)
+    if texts:
+        code = {path: digest(text) for path, text in texts.items()}
         return {"kind": "traced", "style": style, "replaced": replaced, "code": code, **modes(skeleton)}
     pairs = _pairs(origin, skeleton)
     modules = {path: change for path, old, new in pairs if (change := _change(path, old, new))}
@@ -99,6 +98,23 @@ def modes(skeleton: nn.Module) -> dict[str, Any]:
     apart = [path for path, module in named_modules(skeleton) if module.training != skeleton.training]
     frozen = [name for name, param in skeleton.named_parameters() if not param.requires_grad]
     return {"training": skeleton.training, "apart": apart, "frozen": frozen}
+
+
+def generated(origin: nn.Module, skeleton: nn.Module) -> tuple[Literal["module", "graph"], list[str], dict[str, str]]:
+    """How surgery wrote code anew: its style, the modules it replaced, and the code of each.
+
+    Examples:
+        >>> generated(nn.Linear(2, 2), nn.Linear(2, 1))
+        ('module', [], {})
+
+    Args:
+        origin: the code of the model before every surgery.
+        skeleton: the code of the model now.
+    """
+    code = dict(_generated(origin, skeleton))
+    if code and isinstance(skeleton, fx.GraphModule):
+        return "graph", [], code
+    return "module", sorted(code), code
 
 
 def _generated(origin: nn.Module, skeleton: nn.Module) -> Iterator[tuple[str, str]]:

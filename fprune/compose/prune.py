@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from fprune.checkpoint.form import described
+from fprune.checkpoint.form import generated
 from fprune.compose.call import Call
 from fprune.compose.functions import numbers
 from fprune.config import Config
@@ -60,9 +60,8 @@ def _repeated(state: TaskResult, structure: object) -> object:
     """The structure of a compact model, from that of the original."""
     if not isinstance(structure, Structure):
         raise StageError(f"structure: expected a fprune.structure.Structure, found {type(structure).__name__}")
-    model, form = state.model, described(state.origin.skeleton, state.model.skeleton)
-    style, replaced = form.get("style", "module"), form.get("replaced", ())
-    tensors = {**model.params, **model.buffers}
+    style, replaced, _ = generated(state.origin.skeleton, state.model.skeleton)
+    tensors = {**state.model.params, **state.model.buffers}
     return repeated(state.origin, structure, state.lineage, tensors, style, replaced).structure
 
 
