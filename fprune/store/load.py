@@ -172,7 +172,7 @@ def _brief(value: object) -> str:
     if isinstance(value, list) and value:
         dtype, *shape = cast("list[Any]", value)
         return f"{dtype}{shape}"
-    return str(value)
+    return str(cast("object", value))
 
 
 def result_of(run: Run, found: Committed, origin: Origin, example_inputs: Inputs | None) -> TaskResult:
