@@ -67,10 +67,18 @@ def along(pool: Pool, count: int, curve: Curve, span: tuple[float, float]) -> di
     Returns:
         Weight name -> true where one goes.
     """
-    sizes = [share.total for share in pool.shares]
-    bounds = [(share.gone + share.dead, share.gone + pool.limits[share.name]) for share in pool.shares]
-    counts = filled(sizes, bounds, count + pool.gone, curve, span)
+    # Where a curve leaves a choice it goes by name, as equal scores do, not by the order of a dict.
+    order = sorted(range(len(pool.shares)), key=lambda i: pool.shares[i].name)
+    named = [pool.shares[i] for i in order]
+    sizes = [share.total for share in named]
+    bounds = [(share.gone + share.dead, share.gone + pool.limits[share.name]) for share in named]
+
+    def in_order(level: float) -> list[float]:
+        parts = curve(level)
+        return [parts[i] for i in order]
+
+    counts = filled(sizes, bounds, count + pool.gone, in_order, span)
     return {
         share.name: lowest({share.name: share.scores}, share.present(removed))[share.name]
-        for share, removed in zip(pool.shares, counts, strict=True)
+        for share, removed in zip(named, counts, strict=True)
     }

@@ -101,3 +101,13 @@ def test_chance_is_no_tie() -> None:
     from fprune import random
 
     assert warned(lambda: random().masks({"w": EQUAL}, 0.5)) == []
+
+
+@pytest.mark.filterwarnings("ignore::fprune.errors.TiedScores")
+@pytest.mark.parametrize("allocation", [globally, erk], ids=["globally", "erk"])
+def test_layers_that_are_alike_go_by_name_not_by_the_order_of_a_dict(allocation: Any) -> None:
+    params = {"b": torch.zeros(2, 1), "a": torch.zeros(2, 1)}
+    masks = [level(allocation).masks(dict(items), 0.25) for items in (params.items(), reversed(params.items()))]
+    assert masks[0] == masks[1]
+    assert not masks[0]["a"].all()
+    assert masks[0].get("b", torch.tensor(True)).all()
