@@ -1,4 +1,4 @@
-"""Where fprune is installed, hypothesis knows its types, and pays nothing for it until fprune is imported."""
+"""Where fprune is installed, hypothesis knows its types."""
 
 import os
 import subprocess
@@ -38,23 +38,6 @@ def run(script: str, *paths: Path, **variables: str) -> subprocess.CompletedProc
     )
 
 
-def test_the_module_of_the_entry_point_is_in_the_wheel() -> None:
-    (module,) = set(PYPROJECT["project"]["entry-points"]["hypothesis"].values())
-    assert f"{module}.py" in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
-    assert (ROOT / f"{module}.py").exists()
-
-
-def test_importing_hypothesis_imports_neither_torch_nor_fprune(installed: Path) -> None:
-    script = """
-import sys, hypothesis
-assert "fprune_hypothesis" in sys.modules, "the entry point was not loaded"
-print(*sorted({"torch", "fprune", "numpy", "attrs"} & set(sys.modules)))
-"""
-    done = run(script, installed)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "", f"`import hypothesis` imports {done.stdout}"
-
-
 TYPES = """
 import torch
 for kind in (fprune.Config, fprune.Masks, fprune.Goal, fprune.Report, fprune.Model, fprune.TaskResult):
@@ -65,10 +48,6 @@ for kind in (fprune.Config, fprune.Masks, fprune.Goal, fprune.Report, fprune.Mod
         if kind is fprune.Config:
             assert value.rules[0].amounts, "built from the signature, not by the strategy"
     law()
-import sys, importlib.util
-assert not [f for f in sys.meta_path if "fprune" in type(f).__module__], "the finder is still there"
-assert type(fprune.__loader__) is type(fprune.__spec__.loader) is type(json.__loader__), fprune.__loader__
-assert importlib.util.find_spec("fprune.config").origin
 """
 
 
@@ -80,10 +59,13 @@ def test_types_of_fprune_are_known_in_either_order(installed: Path, first: str) 
     assert done.returncode == 0, done.stderr
 
 
-def test_plugins_that_are_switched_off_are_not_missed(installed: Path) -> None:
-    script = "import hypothesis, sys; assert 'fprune_hypothesis' not in sys.modules; import fprune.strategies"
-    done = run(script, installed, HYPOTHESIS_NO_PLUGINS="1")
-    assert done.returncode == 0, done.stderr
+def test_hypothesis_loads_the_strategies_unless_plugins_are_switched_off(installed: Path) -> None:
+    for switch, loaded in (("", True), ("1", False)):
+        script = (
+            f"import hypothesis, sys; assert ('fprune.strategies' in sys.modules) == {loaded}; import fprune.strategies"
+        )
+        done = run(script, installed, **({"HYPOTHESIS_NO_PLUGINS": switch} if switch else {}))
+        assert done.returncode == 0, done.stderr
 
 
 def test_without_hypothesis_the_error_says_what_to_install() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.project.files import PACKAGE, ROOT, package_sources, report, text_files, where
 
-TOP_LEVEL = {"pyproject.toml", "fprune", "fprune_hypothesis.py", "tests", "notebooks", "README.md"}
+TOP_LEVEL = {"pyproject.toml", "fprune", "tests", "notebooks", "README.md"}
 BUILD_PRODUCTS = {"build", "dist", "venv", "htmlcov", "__pycache__"}
 MAX_LINES = 300
 
