@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 
 torch.set_num_threads(1)  # several workers share few cores; one thread also makes sums the same bits everywhere
+os.environ["OMP_NUM_THREADS"] = "1"  # and so for the processes that tests start
 
 settings.register_profile(
     "default",

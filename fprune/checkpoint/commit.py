@@ -68,7 +68,7 @@ def _whole(staging: Path, folder: Path, doing: str, needed: int) -> Generator[No
 
 
 def place(folder: Path, name: str, parts: Iterable[Any], *, doing: str, needed: int) -> Written:
-    """Put one file in place, as `commit` does a folder.
+    """Put one file in place, as `staged` does a folder.
 
     Args:
         folder: where; it exists.
@@ -124,6 +124,7 @@ def locked(folder: Path) -> Generator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as error:
         raise disk.failed("a run", folder, error, 0) from error
+    _HELD.add(descriptor)
     try:
         if fcntl is not None:
             try:
@@ -135,6 +136,8 @@ def locked(folder: Path) -> Generator[None]:
                     hint="wait for it, stop it, or keep this run in another folder; "
                     "a stream that is no longer iterated lets go when it is deleted",
                 ) from None
+            except OSError as error:  # a file system without locks
+                raise disk.failed("a run", folder, error, 0) from error
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
@@ -142,4 +145,21 @@ def locked(folder: Path) -> Generator[None]:
             raise disk.failed("a run", folder, error, 0) from error
         yield
     finally:
+        if descriptor in _HELD:  # not in a forked child, which has let go
+            _HELD.discard(descriptor)
+            os.close(descriptor)
+
+
+_HELD: set[int] = set()
+"""Descriptors of the locks of this process."""
+
+
+def _let_go() -> None:
+    """Close the locks of the parent: a worker that outlives it must not hold them for a dead process."""
+    for descriptor in _HELD:
         os.close(descriptor)
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

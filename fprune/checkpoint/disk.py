@@ -1,4 +1,4 @@
-"""The operating system as this package uses it; every call that can fail halfway goes through here.
+"""The operating system as this package uses it; every call that writes what is kept goes through here.
 
 A file is written once, under a name that nobody reads yet, and forced to the disk before it gets its own name.
 """

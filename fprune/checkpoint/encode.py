@@ -1,14 +1,15 @@
 """A result as a record of plain values and named tensors; nothing in it is code."""
 
-from typing import TYPE_CHECKING, Any
+from math import isfinite
+from typing import TYPE_CHECKING, Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fprune.checkpoint.form import described
 from fprune.checkpoint.masks import packed_masks
 from fprune.checkpoint.reports import config_record, goal_record, reports_record
 from fprune.checkpoint.trees import packed
-from fprune.equality import named_modules
+from fprune.equality import named_modules, settings
 from fprune.lineage import Lineage
 
 if TYPE_CHECKING:  # a result can save itself, so its file comes after this one
@@ -16,6 +17,9 @@ if TYPE_CHECKING:  # a result can save itself, so its file comes after this one
     from fprune.records import TaskResult
 
 __all__ = ["encoded", "origin_tensors", "template"]
+
+_SHORT = 16
+"""Longer lists are data, not settings."""
 
 
 def encoded(result: "TaskResult") -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -90,11 +94,28 @@ def template(model: "Model") -> dict[str, Any]:
     """
     tensors = {**model.params, **model.buffers}
     return {
-        "modules": {name: type(module).__qualname__ for name, module in named_modules(model.skeleton)},
+        "modules": {name: _traits(module) for name, module in named_modules(model.skeleton)},
         "tensors": {name: [str(value.dtype).removeprefix("torch."), *value.shape] for name, value in tensors.items()},
         "buffers": sorted(Lineage.identity(model).buffers),
         "ties": dict(model.ties),
     }
+
+
+def _traits(module: nn.Module) -> dict[str, Any]:
+    """A module's class, and those of its attributes that are numbers, texts or short lists of them."""
+    plain = {
+        name: list(cast("tuple[object, ...]", value)) if isinstance(value, tuple | list) else value
+        for name, value in settings(module).items()
+        if not name.startswith("_") and name != "training" and _is_plain(value)
+    }
+    return {"class": type(module).__qualname__, **plain}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        items = cast("tuple[object, ...]", value)
+        return len(items) <= _SHORT and all(map(_is_plain, items))
+    return value is None or type(value) in (bool, int, str) or (type(value) is float and isfinite(value))
 
 
 def _prefixed(prefix: str, tensors: Any) -> dict[str, Tensor]:

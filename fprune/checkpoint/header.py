@@ -11,10 +11,9 @@ from torch import Tensor
 
 from fprune.checkpoint.entry import Entry, damaged
 from fprune.checkpoint.text import dumps
-from fprune.errors import close_matches
 from fprune.tree import brief
 
-__all__ = ["Span", "header_bytes", "in_order", "metadata_in", "refuse_others", "spans_in"]
+__all__ = ["Span", "header_bytes", "in_order", "metadata_in", "spans_in"]
 
 # Widest first, in the order in which the format's own library lays tensors out: every tensor starts at a multiple of
 # its element's size, and equal tensors have equal bytes whoever writes them.
@@ -76,14 +75,14 @@ def in_order(tensors: Mapping[str, Tensor], where: str) -> list[tuple[str, Tenso
     return sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
 
 
-def header_bytes(ordered: Iterable[tuple[str, Tensor]], where: str, metadata: Mapping[str, str] | None) -> bytes:
+def header_bytes(ordered: Iterable[tuple[str, Tensor]], where: str, metadata: Mapping[str, str]) -> bytes:
     """Write the header of tensors in their order, preceded by its length.
 
     Examples:
-        >>> header_bytes([("w", torch.zeros(2))], "state.safetensors", None)[8:]
+        >>> header_bytes([("w", torch.zeros(2))], "state.safetensors", {})[8:]
         b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}  '
     """
-    header: dict[str, Any] = {} if metadata is None else {_METADATA: dict(sorted(metadata.items()))}
+    header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
     end = 0
     for name, tensor in ordered:
         begin, end = end, end + tensor.numel() * tensor.element_size()
@@ -112,22 +111,6 @@ def spans_in(header: Entry, size: int) -> tuple[Span, ...]:
     found.sort(key=attrgetter("begin", "end"))
     _refuse_gaps(found, size, header.file)
     return tuple(found)
-
-
-def refuse_others(
-    found: Iterable[Span], expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], where: str
-) -> None:
-    """Refuse tensors of other names, dtypes or shapes than are expected."""
-    present = {span.name: (span.dtype, span.shape) for span in found}
-    for name in present:
-        if name not in expected:
-            near = close_matches(name, expected)
-            raise damaged(where, f"it holds {name[:80]!r}, which is not expected{f'. {near}' if near else ''}")
-    for name, (dtype, shape) in expected.items():
-        if name not in present:
-            raise damaged(where, f"there is no tensor {name!r}")
-        if present[name] != (dtype, tuple(shape)):
-            raise damaged(where, f"{name!r} is {_kind(*present[name])}, expected {_kind(dtype, shape)}")
 
 
 def _refuse_unwritable(name: str, tensor: Tensor, where: str) -> None:
@@ -171,7 +154,3 @@ def _refuse_gaps(found: Iterable[Span], size: int, where: str) -> None:
         end = span.end
     if end != size:
         raise damaged(where, f"{size} bytes of tensors, expected {end}")
-
-
-def _kind(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
-    return f"{str(dtype).removeprefix('torch.')}{[*shape][:8]}"

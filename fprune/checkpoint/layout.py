@@ -15,6 +15,7 @@ from fprune.checkpoint.commit import place, staged
 from fprune.checkpoint.disk import Written
 from fprune.checkpoint.encode import encoded, origin_tensors, template
 from fprune.checkpoint.environment import environment
+from fprune.checkpoint.form import modes
 from fprune.checkpoint.reports import config_record
 from fprune.checkpoint.seal import sealed
 from fprune.checkpoint.tensors import parts
@@ -59,6 +60,7 @@ def described_run(start: "TaskResult", pipeline: str | None, origin: Written) ->
         "start": start.index,
         "begins_with": _digest_of_result(start),
         "network": template(task.origin),
+        "modes": modes(task.origin.skeleton),
         "masks": origin_tensors(start)[0],
         "origin": {"bytes": origin.bytes, "blake2b": origin.blake2b},
         "environment": environment(task.origin.device).to_dict(),

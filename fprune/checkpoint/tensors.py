@@ -4,7 +4,7 @@ A file is the length of the header (8 bytes, little-endian), the header, and the
 header is JSON: name -> dtype, shape and where the bytes stand. Nothing in it is code, and no part of it names a file.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, final
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fprune.checkpoint.entry import damaged
-from fprune.checkpoint.header import Span, header_bytes, in_order, metadata_in, refuse_others, spans_in
+from fprune.checkpoint.header import Span, header_bytes, in_order, metadata_in, spans_in
+from fprune.checkpoint.order import orders, reordered
 from fprune.checkpoint.text import LIMIT, loads
 
 
@@ -32,7 +33,8 @@ class Source(Protocol):
 def parts(tensors: Mapping[str, Tensor], where: str, *, metadata: Mapping[str, str] | None = None) -> Iterator[Any]:
     """Make the buffers that, one after the other, are a file of these tensors.
 
-    A contiguous tensor in main memory is given out as it stands there, others are copied one at a time.
+    A contiguous tensor in main memory is given out as it stands there, others are copied one at a time. An order of
+    dimensions other than the usual one, such as channels last, is told in the header.
 
     Examples:
         >>> data = b"".join(parts({"w": torch.zeros(2)}, "state.safetensors"))
@@ -51,16 +53,11 @@ def parts(tensors: Mapping[str, Tensor], where: str, *, metadata: Mapping[str, s
         CheckpointError: the format has no such dtype, or a tensor has no memory to write.
     """
     ordered = in_order(tensors, where)
-    return _buffers(header_bytes(ordered, where, metadata), [tensor for _, tensor in ordered])
+    texts = {**orders(tensors), **(metadata or {})}
+    return _buffers(header_bytes(ordered, where, texts), [tensor for _, tensor in ordered])
 
 
-def read(
-    source: Source,
-    where: str,
-    *,
-    expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]] | None = None,
-    seen: Callable[[Any], object] | None = None,
-) -> dict[str, Tensor]:
+def read(source: Source, where: str) -> dict[str, Tensor]:
     """Read a file of tensors, each into memory of its own.
 
     Examples:
@@ -72,22 +69,18 @@ def read(
     Args:
         source: the file.
         where: its name, for errors.
-        expected: the names, dtypes and shapes it must hold; compared before any tensor is read.
-        seen: called with every buffer of the file in order, such as a hash's `update`.
 
     Returns:
         Name -> tensor, sorted by name.
 
     Raises:
         CheckpointError: the file is anything but what `parts` makes: of a wrong size, with gaps, overlaps, unknown
-            dtypes, or not what was expected.
+            dtypes.
     """
-    file = _Bytes(source, where, seen)
-    found, _ = _opened(file)
-    if expected is not None:
-        refuse_others(found, expected, where)
+    file = _Bytes(source, where)
+    found, texts = _opened(file)
     tensors = {span.name: _tensor(span, file) for span in found}
-    return dict(sorted(tensors.items()))
+    return dict(sorted(reordered(tensors, texts, where).items()))
 
 
 def spans(source: Source, where: str) -> tuple[tuple[Span, ...], dict[str, str]]:
@@ -130,7 +123,6 @@ class _Bytes:
 
     source: Source
     where: str
-    seen: Callable[[Any], object] | None = None
 
     def size(self) -> int:
         with self._reading():
@@ -146,8 +138,6 @@ class _Bytes:
             if not n:
                 raise damaged(self.where, "it ends before its last tensor does")
             done += n
-        if self.seen is not None:
-            self.seen(view)
 
     @contextmanager
     def _reading(self) -> Generator[None]:

@@ -1,6 +1,7 @@
 """An expression as a value: a function, the arguments it was called with, and the text that makes it again."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -12,6 +13,7 @@ from torch import Tensor
 from fprune.tree import brief, count, same
 
 _Pairs = tuple[tuple[str, Any], ...]
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, type)
 
 
@@ -45,8 +47,10 @@ def expression(value: object) -> str:
         return "{" + ", ".join(f"{expression(k)}: {expression(v)}" for k, v in table.items()) + "}"
     if isinstance(value, Tensor):
         return f"<{brief(value)}>"
-    # The default repr has an address in it, so that one expression would read differently in every process.
-    return f"<{type(value).__name__}>" if type(value).__repr__ is object.__repr__ else repr(value)
+    if type(value) in (set, frozenset):
+        return "{" + ", ".join(sorted(map(expression, cast("set[object]", value)))) + "}" if value else repr(value)
+    # A repr may have addresses in it, so that one expression would read differently in every process.
+    return f"<{type(value).__name__}>" if type(value).__repr__ is object.__repr__ else _ADDRESS.sub("", repr(value))
 
 
 def call_text(name: str, args: Sequence[object], kwargs: _Pairs) -> str:

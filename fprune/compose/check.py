@@ -6,6 +6,7 @@ from typing import Protocol
 import attrs
 from torch import Tensor, nn
 
+from fprune.compose.call import expression
 from fprune.compose.word import Stage
 from fprune.config import Config, ConfigLike
 from fprune.errors import CompositionError, ConfigError, ConfigTypeError, FpruneError, ScheduleError
@@ -121,9 +122,22 @@ def check(schedule: Foresight, stage: Stage, start: TaskResult, setting: Setting
         raise CompositionError(
             f"the schedule {schedule!r} reads {missing[0]}, which no stage gives", hint=_HINTS[missing[0]]
         )
+    _check_carriers(stage)
     _check_goals(schedule, start, setting)
     if has_budget(start.task.target):
         _check_budgets(stage, start)
+
+
+def _check_carriers(stage: Stage) -> None:
+    """Refuse two functions of one name that carry a state: it is filed under the name."""
+    found: dict[str, object] = {}
+    for call in stage.calls:
+        fn: object = call.args[0] if call.args else dict(call.kwargs).get("fn")
+        if dict(call.kwargs).get("carries") is True and found.setdefault(expression(fn), fn) != fn:
+            raise CompositionError(
+                f"two functions named {expression(fn)} carry a state, and would be given each other's",
+                hint="give one of them another name",
+            )
 
 
 def has_budget(config: Config) -> bool:

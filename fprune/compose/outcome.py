@@ -44,5 +44,6 @@ def _refuse_diverged(call: Call, before: TaskResult, after: TaskResult) -> None:
         if all_finite(was):
             raise DivergenceError(
                 f"{call!r}: '{name}' has {non_finite(value)}, and had none before",
-                hint="nothing of this round is kept; the run goes on from the last result with pipeline.stream(result)",
+                hint="nothing of this round is kept; go on from the last result, pipeline.stream(result), "
+                "or by the same call when it has a store",
             )

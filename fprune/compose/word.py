@@ -195,7 +195,8 @@ def _isolated(what: str, state: TaskResult, seed: int, make: Callable[[TaskResul
     except Exception as error:
         raise StageError(
             f"{where}, {what}: {type(error).__name__}: {error}",
-            hint="nothing of this round is kept; the run goes on from the last result with pipeline.stream(result)",
+            hint="nothing of this round is kept; go on from the last result, pipeline.stream(result), "
+            "or by the same call when it has a store",
         ) from error
 
 

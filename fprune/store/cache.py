@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -148,7 +149,8 @@ class Remembered:
             if not (self.folder / name).exists():  # another process took it away
                 return None
             warn(RoundDamaged(f"{error.message}; the stage runs again", hint=error.hint), stacklevel=3)
-            discard(self.folder, name)
+            with suppress(CheckpointError):  # another process took it away
+                discard(self.folder, name)
             return None
 
 
@@ -164,8 +166,9 @@ def _key_of(call: Called, digests: Digests) -> str:
 def _sweep(folder: Path) -> None:
     """Remove what processes left that were killed while they wrote; others may be writing now."""
     for path in _unfinished(folder):
-        if time.time() - path.stat().st_mtime > _A_DAY:
-            remove(path)
+        with suppress(FileNotFoundError):  # it has got its name in the meantime
+            if time.time() - path.stat().st_mtime > _A_DAY:
+                remove(path)
 
 
 def _unfinished(folder: Path) -> Iterator[Path]:
@@ -206,4 +209,4 @@ def stage_cache(path: str | os.PathLike[str]) -> StageCache:
     """
     if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigTypeError(f"stage_cache: expected a folder, got {path!r}", hint='stage_cache("runs/cache")')
-    return StageCache(Path(path))
+    return StageCache(Path(path).expanduser().absolute())

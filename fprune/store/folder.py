@@ -11,18 +11,19 @@ import attrs
 
 from fprune import tree
 from fprune.checkpoint import disk
-from fprune.checkpoint.commit import LOCK, discard, locked, sweep
+from fprune.checkpoint.commit import LOCK, discard, locked, place, sweep
 from fprune.checkpoint.encode import origin_tensors
 from fprune.checkpoint.environment import Environment
 from fprune.checkpoint.layout import ORIGIN, RUN, begin, described_run, keep, round_name
 from fprune.checkpoint.tensors import parts
-from fprune.errors import CheckpointError, ConfigTypeError, EnvironmentChanged
+from fprune.errors import CheckpointError, ConfigTypeError, EnvironmentChanged, RoundDamaged
 from fprune.inputs import Inputs
 from fprune.records import TaskResult
 from fprune.store.cache import StageCache
 from fprune.store.load import (
     Origin,
     Run,
+    as_recorded,
     committed,
     differences_of_networks,
     newest,
@@ -82,6 +83,7 @@ class RunFolder:
                 begin(self.path, start, name)
             run = run_of(self.path)
             self._compare(run, start, name)
+            _mend_origin(run, start)
             yield RunSession(self, run, start)
 
     def latest(self, start: TaskResult, name: str) -> TaskResult | None:
@@ -107,7 +109,7 @@ class RunFolder:
         now = described_run(start, name, origin)
         found = [
             f"{key}: {said[key].value!r} there, {now[key]!r} here"
-            for key in ("pipeline", "config", "seed", "example_inputs")
+            for key in ("pipeline", "config", "seed", "example_inputs", "modes")
             if said[key].value != now[key]
         ]
         found += differences_of_networks(said["network"], now["network"])
@@ -138,6 +140,17 @@ class RunFolder:
         return same(result_of(run, committed(run, start.index), origin, start.task.example_inputs), start)
 
 
+def _mend_origin(run: Run, start: TaskResult) -> None:
+    """Write the first network anew when its file is damaged: it is the one that is given here."""
+    try:
+        found = disk.digest_file(run.folder / ORIGIN)
+        as_recorded(run.entry["origin"], found.bytes, found.blake2b, run.folder / ORIGIN)
+    except CheckpointError as error:
+        warn(RoundDamaged(f"{error.message}; it is written anew"), stacklevel=5)
+        tensors = origin_tensors(start)[1]
+        place(run.folder, ORIGIN, parts(tensors, ORIGIN), doing="the first network", needed=tree.nbytes(tensors))
+
+
 def _told(index: int) -> str:
     return "the network" if index < 0 else f"a round {index}"
 
@@ -147,6 +160,8 @@ def _differing_values(folder: Path, start: TaskResult) -> list[str]:
     there, here = tensors_in(folder / ORIGIN), origin_tensors(start)[1]
     names = [name for name in sorted({*there, *here}) if name not in there or name not in here]
     names += [name for name in sorted({*there} & {*here}) if not same(there[name], here[name].cpu())]
+    if not names:
+        return ["the network's tensors lie in memory in another order, such as channels last"]
     shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return [f"the values of the network differ: {shown}"]
 
@@ -194,7 +209,11 @@ class RunSession:
     def ready(self) -> None:
         """Refuse to begin a round whose result would not fit on the disk."""
         needed = int(_ROOM * self._last[1])
-        if disk.free_bytes(self._run.folder) < needed:
+        try:
+            free = disk.free_bytes(self._run.folder)
+        except OSError as error:
+            raise disk.failed("the next round", self._run.folder, error, needed) from error
+        if free < needed:
             raise disk.no_room("the next round", self._run.folder, needed)
 
     def commit(self, result: TaskResult, best: int) -> None:
@@ -247,4 +266,6 @@ def run_folder(
         raise ConfigTypeError(f"strict_env: expected True or False, got {strict_env!r}")
     if cache is not None and not isinstance(cache, StageCache):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigTypeError(f"cache: expected a cache, got {cache!r}", hint='cache=stage_cache("runs/cache")')
-    return RunFolder(Path(path), keep, strict_env, cache)
+    if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigTypeError(f"run_folder: expected a folder, got {path!r}", hint='run_folder("runs/a")')
+    return RunFolder(Path(path).expanduser().absolute(), keep, strict_env, cache)

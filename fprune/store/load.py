@@ -14,7 +14,7 @@ from fprune.checkpoint.decode import decoded, decoded_origin
 from fprune.checkpoint.encode import template as described
 from fprune.checkpoint.entry import Entry, damaged
 from fprune.checkpoint.layout import FORMAT, MANIFEST, ORIGIN, RUN, STATE, round_name
-from fprune.checkpoint.seal import unsealed
+from fprune.checkpoint.seal import LIMIT, unsealed
 from fprune.checkpoint.tensors import read
 from fprune.errors import CheckpointError, ConfigTypeError, RoundDamaged
 from fprune.inputs import Inputs
@@ -25,8 +25,6 @@ from fprune.store.form import rebuilt
 from fprune.stream import Best
 
 __all__ = ["Committed", "Origin", "Run", "load", "newest", "rounds", "run_of"]
-
-_LIMIT = 64 * 2**20
 
 
 @attrs.frozen
@@ -80,7 +78,7 @@ def run_of(folder: Path) -> Run:
         raise CheckpointError(
             f"{folder}: there is no {RUN}, so this is no run", hint="the folder that was given as store=, or to save()"
         )
-    data = disk.read_file(path, _LIMIT)
+    data = disk.read_file(path, LIMIT)
     entry = unsealed(data, str(path))
     _of_this_format(entry)
     return Run(folder, entry, disk.digest_of(data))
@@ -96,7 +94,10 @@ def _of_this_format(entry: Entry) -> None:
 
 def rounds(folder: Path) -> list[int]:
     """The rounds that are in a run's folder, whether they can be read or not, oldest first."""
-    names = [path.name for path in folder.iterdir() if path.name.startswith("it-")]
+    try:
+        names = [path.name for path in folder.iterdir() if path.name.startswith("it-")]
+    except OSError as error:
+        raise CheckpointError(f"{folder}: {error.strerror}", hint="the folder of a run stays until it ends") from error
     found = [int(name[3:]) for name in names if name[3:].isascii() and name[3:].isdecimal()]
     return sorted(index for index in found if round_name(index) in names)
 
@@ -110,7 +111,7 @@ def committed(run: Run, index: int) -> Committed:
     folder = run.folder / round_name(index)
     if folder.is_symlink():
         raise damaged(str(folder), "a symbolic link, expected a folder of its own")
-    data = disk.read_file(folder / MANIFEST, _LIMIT)
+    data = disk.read_file(folder / MANIFEST, LIMIT)
     entry = unsealed(data, str(folder / MANIFEST))
     _of_this_format(entry)
     if entry["run"].text() != run.digest:
@@ -158,21 +159,33 @@ def differences_of_networks(then: Entry, now: Mapping[str, Any]) -> list[str]:
     for what, noun in (("modules", "module"), ("tensors", "tensor"), ("ties", "tie")):
         old, new = dict(then[what].mapped(lambda entry: entry.value)), dict(now[what])
         differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-        found += [
-            f"{noun} {name!r} is {_brief(new.get(name))}, was {_brief(old.get(name))}" for name in differing[:3]
-        ] + ([f"{len(differing) - 3} more of {what}"] if len(differing) > 3 else [])
+        found += [f"{noun} {name!r} {_compared(old.get(name), new.get(name))}" for name in differing[:3]] + (
+            [f"{len(differing) - 3} more of {what}"] if len(differing) > 3 else []
+        )
     if not found and then["buffers"].each(Entry.text) != tuple(now["buffers"]):
         found.append("some buffers are parameters now, or the other way round")
     return found
 
 
-def _brief(value: object) -> str:
+def _compared(old: Any, new: Any) -> str:
+    """How one module, tensor or tie differs from another."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        then, now = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
+        if then.get("class") == now.get("class"):
+            name = next(name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
+            return f"has {name} {now.get(name)!r}, had {then.get(name)!r}"
+    return f"is {_brief(new)}, was {_brief(old)}"
+
+
+def _brief(value: Any) -> str:
     if value is None:
         return "not there"
+    if isinstance(value, dict):
+        return str(cast("dict[str, object]", value).get("class"))
     if isinstance(value, list) and value:
         dtype, *shape = cast("list[Any]", value)
         return f"{dtype}{shape}"
-    return str(cast("object", value))
+    return f"{value}"
 
 
 def result_of(run: Run, found: Committed, origin: Origin, example_inputs: Inputs | None) -> TaskResult:
@@ -209,6 +222,8 @@ def newest(run: Run, origin: Origin, example_inputs: Inputs | None, after: int =
         try:
             result = result_of(run, committed(run, index), origin, example_inputs)
         except CheckpointError as error:
+            if not (run.folder / round_name(index)).exists():  # a run that goes on has let go of it
+                return newest(run, origin, example_inputs, after)
             reasons.append(error.message)
             continue
         for reason in reasons:
@@ -254,15 +269,16 @@ def load(
     Raises:
         CheckpointError: there is no such result, it is damaged, or of another network; names the file and the reason.
     """
-    run = run_of(Path(path))
+    run = run_of(Path(path).expanduser())
     given = Inputs.of(example_inputs)
     origin = origin_of(run, Model.of(template))
     if isinstance(round, bool) or not (isinstance(round, int) or round in ("newest", "best")):
         raise ConfigTypeError(f"round: expected a number, 'newest' or 'best', got {round!r}", hint="round=3")
     result = newest(run, origin, given) if isinstance(round, str) else None
     if result is not None and round == "best":
+        start = run.entry["start"].integer(-1)
         best = Best(None)
-        for report in (*result.history, result.report):
+        for report in (report for report in (*result.history, result.report) if report.index > start):
             best = best.after(report)
         return result if best.index == result.index else _numbered(run, best.index, origin, given)
     if isinstance(round, int):

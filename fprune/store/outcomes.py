@@ -18,7 +18,7 @@ from fprune.checkpoint.commit import staged
 from fprune.checkpoint.decode import decoded
 from fprune.checkpoint.encode import encoded
 from fprune.checkpoint.entry import Entry, damaged
-from fprune.checkpoint.seal import sealed, unsealed
+from fprune.checkpoint.seal import LIMIT, sealed, unsealed
 from fprune.checkpoint.tensors import parts
 from fprune.equality import same
 from fprune.errors import CheckpointError
@@ -36,7 +36,6 @@ __all__ = ["keep", "kept"]
 FORMAT = 1
 OUTCOME, STATE = "outcome.json", "state.safetensors"
 
-_LIMIT = 64 * 2**20
 _RECORDS = 1 << 16
 
 
@@ -90,7 +89,7 @@ def kept(folder: Path, key: str, given: TaskResult, digests: Digests) -> TaskRes
     if not (folder / key).exists():
         return None
     path = folder / key / OUTCOME
-    entry = unsealed(disk.read_file(path, _LIMIT), str(path))
+    entry = unsealed(disk.read_file(path, LIMIT), str(path))
     if entry["format"].integer() != FORMAT:
         raise damaged(str(path), f"format {entry['format'].integer()}, expected {FORMAT}")
     if entry["key"].text() != key:

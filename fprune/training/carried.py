@@ -54,8 +54,8 @@ def carrying(fn: Carrier, carried: Flat[Any]) -> tuple[Callable[[nn.Module], Any
 def cut(carried: Flat[Any], lineage: Lineage, before: Model, after: Model) -> Flat[Any]:
     """What is carried, for a model that a compaction made smaller.
 
-    A tensor goes with the parameter whose name is a key on the way to it; the state of an optimizer, which goes by
-    number, with the parameters in the order of `module.parameters()`.
+    A tensor goes with the parameter whose name is a key on the way to it; the state of an optimizer with the names it
+    was given, `SGD(module.named_parameters())`, or, of all parameters in one group, with their order in the module.
 
     Args:
         carried: trees by function name.
@@ -70,7 +70,7 @@ def cut(carried: Flat[Any], lineage: Lineage, before: Model, after: Model) -> Fl
 
     def part(tree: Any) -> Any:
         if is_optimizer_state(tree):
-            return lineage.slice_optimizer(tree, *names)
+            return lineage.slice_optimizer(tree, *_numbered(tree, *names))
         if isinstance(tree, dict) and any(is_optimizer_state(value) for value in cast("dict[Any, Any]", tree).values()):
             return {key: part(value) for key, value in cast("dict[Any, Any]", tree).items()}
         return lineage.slice(tree)
@@ -79,9 +79,33 @@ def cut(carried: Flat[Any], lineage: Lineage, before: Model, after: Model) -> Fl
         try:
             return part(tree)
         except (FpruneError, LookupError) as error:
+            told, hint = (error.message, error.hint) if isinstance(error, FpruneError) else (str(error), "")
             raise StageError(
-                f"what {name} carries cannot be cut with the model: {error}",
-                hint="key its tensors by parameter name, or carry optimizer.state_dict() of all module.parameters()",
+                f"what {name} carries cannot be cut with the model: {told}",
+                hint=hint
+                if isinstance(error, StageError)
+                else "key its tensors by parameter name, or carry "
+                "optimizer.state_dict() of SGD(module.named_parameters(), ...)",
             ) from error
 
     return carried.map_with_name(whole)
+
+
+def _numbered(state: Any, before: list[str], after: list[str]) -> tuple[list[str], list[str]]:
+    """The names of an optimizer's parameters by number, before and after a compaction.
+
+    An optimizer that was given names knows them. Of another one the numbers mean what they seem to only when it has all
+    parameters in one group: two layers may have the same shapes.
+    """
+    groups: list[dict[str, Any]] = state["param_groups"]
+    if all("param_names" in group for group in groups):
+        known = {i: name for group in groups for i, name in zip(group["params"], group["param_names"], strict=True)}
+        old = [known[i] for i in range(len(known))]
+        return old, [name for name in old if name in after] + [name for name in after if name not in before]
+    if len(groups) == 1 and len(groups[0]["params"]) == len(before):
+        return before, after
+    raise StageError(
+        f"an optimizer of {sum(len(group['params']) for group in groups)} parameters in {len(groups)} groups does not "
+        f"say which of the {len(before)} parameters of the model they are",
+        hint="give it names: SGD(module.named_parameters(), ...), in groups {'params': [(name, parameter), ...]}",
+    )

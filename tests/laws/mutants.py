@@ -283,7 +283,7 @@ PRUNERS = [
     Mutant(
         "normalised by layer",
         "scale",
-        lambda: shared(level=lambda _, w: w / (w.std() + 1e-3)),
+        lambda: shared(level=lambda _, w: w / (w.std() + 0.5)),
         shared,
         {"also": {"scale"}},
     ),

@@ -52,7 +52,13 @@ def test_every_class_is_also_the_builtin_kind(kind, builtin):
 
 def test_every_warning_can_be_told_apart_and_is_no_error():
     kinds = [kind for kind in KINDS if issubclass(kind, Warning)]
-    assert {kind.__name__ for kind in kinds} == {"FpruneWarning", "EnvironmentChanged", "RoundDamaged", "TiedScores"}
+    assert {kind.__name__ for kind in kinds} == {
+        "FpruneWarning",
+        "EnvironmentChanged",
+        "RoundDamaged",
+        "NotKept",
+        "TiedScores",
+    }
     for kind in kinds:
         assert issubclass(kind, UserWarning)
         assert not issubclass(kind, FpruneError)

@@ -346,7 +346,7 @@ def test_a_resumed_run_returns_the_best_of_all_its_rounds(interrupted: int) -> N
 
 
 def test_a_store_is_one() -> None:
-    with pytest.raises(ConfigTypeError, match="store: expected a folder or a run_folder"):
+    with pytest.raises(ConfigTypeError, match="store: expected a folder, a run_folder"):
         (one_shot() | smallest()).stream(toys.net(), 0.5, store=3)  # type: ignore[arg-type]
 
 

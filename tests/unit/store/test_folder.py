@@ -1,6 +1,7 @@
 """Run folders: what they hold, what they refuse, and what a reader gets back."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from fprune import agp, dependency_aware, finetune, l1, level, linear, load, one_shot, run_folder, speed_up
+from fprune import agp, dependency_aware, evaluate, finetune, l1, level, linear, load, one_shot, run_folder, speed_up
 from fprune.checkpoint import disk
 from fprune.checkpoint.seal import sealed, unsealed
+from fprune.compose.call import expression
 from fprune.errors import CheckpointError, ConfigTypeError, EnvironmentChanged, RoundDamaged, StageError
 from fprune.records import TaskResult
 from tests.unit import toys
@@ -290,3 +292,122 @@ def test_a_round_that_fails_is_not_kept_and_can_be_run_again(tmp_path: Path) -> 
         list(pipeline.stream(toys.net(), 0.5, store=tmp_path / "a"))
     assert not [name for name in names(tmp_path / "a") if name.startswith(".")]
     assert [result.index for result in pipeline.stream(toys.net(), 0.5, store=tmp_path / "a")] == [2, 3]
+
+
+# ---------------------------------------------------------------------------------------------- what goes into a folder
+
+
+def test_the_order_of_dimensions_in_memory_survives(tmp_path: Path) -> None:
+    """A convolution in channels last sums in another order."""
+
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(memory_format=torch.channels_last)
+
+    def train(module: nn.Module) -> None:
+        sgd = torch.optim.SGD(module.parameters(), lr=0.1)
+        module(torch.ones(2, 3, 8, 8).to(memory_format=torch.channels_last)).square().mean().backward()
+        sgd.step()
+
+    pipeline = agp(2) | level() | finetune(train)
+    whole = list(pipeline.stream(net(), 0.5))
+    list(zip(range(1), pipeline.stream(net(), 0.5, store=tmp_path / "a"), strict=False))
+    rest = list(pipeline.stream(net(), 0.5, store=tmp_path / "a"))
+    assert rest == whole[1:]
+    assert rest[-1].model["0.weight"].stride() == whole[-1].model["0.weight"].stride()
+    with pytest.raises(CheckpointError, match="another order, such as channels last"):
+        list(pipeline.stream(net().to(memory_format=torch.contiguous_format), 0.5, store=tmp_path / "a"))
+
+
+SETTINGS: list[tuple[str, Any]] = [
+    (r"module '0' has stride \[1, 1\], had \[2, 2\]", lambda net: setattr(net[0], "stride", (1, 1))),
+    (r"module '1' has negative_slope 0.9, had 0.1", lambda net: setattr(net[1], "negative_slope", 0.9)),
+    ("modes: ", lambda net: net.eval()),
+    ("modes: ", lambda net: net[0].weight.requires_grad_(False)),
+]
+
+
+@pytest.mark.parametrize(("message", "change"), SETTINGS, ids=["stride", "slope", "mode", "frozen"])
+def test_a_network_with_other_settings_is_another_one(message: str, change: Any, tmp_path: Path) -> None:
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.LeakyReLU(0.1))
+
+    list(PIPELINE.stream(net(), 0.5, store=tmp_path / "a"))
+    other = net()
+    change(other)
+    with pytest.raises(CheckpointError, match=message):
+        list(PIPELINE.stream(other, 0.5, store=tmp_path / "a"))
+
+
+def test_an_option_whose_repr_has_an_address_is_the_same_in_another_process(tmp_path: Path) -> None:
+    class Loader:
+        def __init__(self) -> None:
+            self.batches = [1]
+
+        def __repr__(self) -> str:
+            return object.__repr__(self)
+
+        def __call__(self, module: nn.Module) -> float:
+            return 0.5
+
+    results = [
+        list((agp(2) | level() | evaluate(Loader())).stream(toys.net(), 0.5, store=tmp_path / "a")) for _ in "ab"
+    ]
+    assert [len(found) for found in results] == [3, 0]
+    assert expression({"b", "a"}) == expression({"a", "b"}) == "{'a', 'b'}"
+
+
+def test_a_damaged_first_network_is_written_anew(tmp_path: Path) -> None:
+    whole = run(tmp_path / "a")
+    flipped(tmp_path / "a/origin.safetensors")
+    with pytest.raises(CheckpointError, match=r"origin\.safetensors"):
+        load(tmp_path / "a", toys.net())
+    with pytest.warns(RoundDamaged, match="it is written anew"):
+        run(tmp_path / "a")
+    assert load(tmp_path / "a", toys.net()) == whole[-1]
+
+
+def test_the_best_of_a_fork_is_one_of_its_own_rounds(tmp_path: Path) -> None:
+    run(tmp_path / "a", keep="all")
+    fork = agp(3) | level() | finetune(toys.train)
+    best = fork.run(load(tmp_path / "a", toys.net(), round=1), store=tmp_path / "b")
+    assert load(tmp_path / "b", toys.net(), round="best") == best
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+
+    def train(module: nn.Module) -> None:
+        os.chdir(tmp_path / "elsewhere")
+
+    (agp(2) | level() | finetune(train)).run(toys.net(), 0.5, store="runs/a")
+    assert "run.json" in names(tmp_path / "runs/a")
+
+
+def test_a_folder_that_is_taken_away_is_a_clear_error(tmp_path: Path) -> None:
+    stream = iter(PIPELINE.stream(toys.net(), 0.5, store=tmp_path / "a"))
+    next(stream)
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(CheckpointError, match="cannot keep the next round"):
+        next(stream)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forked workers without fork")
+def test_a_forked_worker_does_not_hold_the_lock_of_its_parent(tmp_path: Path) -> None:
+    stream = iter(PIPELINE.stream(toys.net(), 0.5, store=tmp_path / "a"))
+    next(stream)
+    ready, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(ready[1], b"x")
+        os.read(done[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    del stream  # the parent lets go, the child lives on
+    try:
+        assert [result.index for result in run(tmp_path / "a")] == [1, 2, 3]
+    finally:
+        os.write(done[1], b"x")
+        os.waitpid(child, 0)
