@@ -12,6 +12,7 @@ import attrs
 from fprune import tree
 from fprune.checkpoint import disk
 from fprune.checkpoint.commit import LOCK, discard, locked, place, sweep
+from fprune.checkpoint.disk import Written
 from fprune.checkpoint.encode import origin_tensors
 from fprune.checkpoint.environment import Environment
 from fprune.checkpoint.layout import ORIGIN, RUN, begin, described_run, keep, round_name
@@ -141,10 +142,11 @@ class RunFolder:
 
 
 def _mend_origin(run: Run, start: TaskResult) -> None:
-    """Write the first network anew when its file is damaged: it is the one that is given here."""
+    """Write the first network anew when its file is damaged or gone: it is the one that is given here."""
+    path = run.folder / ORIGIN
+    found = disk.digest_file(path) if path.exists() else Written(0, "")
     try:
-        found = disk.digest_file(run.folder / ORIGIN)
-        as_recorded(run.entry["origin"], found.bytes, found.blake2b, run.folder / ORIGIN)
+        as_recorded(run.entry["origin"], found.bytes, found.blake2b, path)
     except CheckpointError as error:
         warn(RoundDamaged(f"{error.message}; it is written anew"), stacklevel=5)
         tensors = origin_tensors(start)[1]
