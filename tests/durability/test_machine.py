@@ -101,7 +101,7 @@ class Folders(RuleBasedStateMachine):
         copy = self.scratch / "as it was at the crash"
 
         def die(name: str, args: tuple[Any, ...]) -> Any:
-            if not tidy:
+            if not tidy and self.folder.exists():  # the first call makes it
                 shutil.copytree(self.folder, copy, dirs_exist_ok=True)
             raise Crash
 
