@@ -28,7 +28,7 @@ from fprune.model import Model
 from fprune.records import Task, TaskResult
 from fprune.store.digests import Digests
 from fprune.store.form import rebuilt
-from fprune.store.load import tensors_in
+from fprune.store.load import as_recorded, tensors_in
 from fprune.tree import Flat
 
 __all__ = ["keep", "kept"]
@@ -178,9 +178,6 @@ def _given(name: str, where: Entry, given: TaskResult) -> Tensor:
 def _tensors(path: Path, said: Entry) -> dict[str, Tensor]:
     """The tensors in a file whose digest is the one on record."""
     found = disk.digest_file(path)
-    if found.bytes != said["bytes"].integer(0):
-        raise damaged(str(path), f"{found.bytes:,} bytes, expected {said['bytes'].integer():,}")
-    if found.blake2b != said["blake2b"].text():
-        raise damaged(str(path), "its digest is not the one on record")
+    as_recorded(said, found.bytes, found.blake2b, path)
     with torch.inference_mode(False):  # what is read inside it can never be trained
         return tensors_in(path)
